@@ -1,0 +1,90 @@
+use std::time::Duration;
+
+use crate::{HaltReason, Owner, RequestId, StoredResponse};
+
+/// What `update` is asked: move the record of `id` on if `owner` is its owner.
+///
+/// ```
+/// use idempotency_core::{Change, Owner, RequestId, Scope, StoredResponse, Update};
+/// use std::time::Duration;
+///
+/// let id = RequestId::derive(None, &Scope::global(), [&b"key"[..]]);
+/// let retention = Duration::from_secs(24 * 60 * 60);
+/// let put = Update::new(id, Owner::from_u128(1), Change::Complete { response: "201".into(), retention });
+/// assert_eq!(put.change.name(), "complete");
+/// # let _: StoredResponse = "201".into();
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Update {
+    /// The request.
+    pub id: RequestId,
+    /// Who must own the record for anything to happen.
+    pub owner: Owner,
+    /// What is to happen.
+    pub change: Change,
+}
+
+impl Update {
+    /// An update of `id` by `owner`.
+    pub fn new(id: RequestId, owner: Owner, change: Change) -> Self {
+        Self { id, owner, change }
+    }
+}
+
+/// The ways in which a record moves on. Durations count from the moment the store applies the change.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Change {
+    /// A sign of life: the lease begins anew.
+    Renew {
+        /// How long the claim stands from now without another sign of life.
+        lease: Duration,
+        /// How long the record is kept after that.
+        retention: Duration,
+    },
+    /// The work was done.
+    Complete {
+        /// What every retry gets.
+        response: StoredResponse,
+        /// How long it is kept.
+        retention: Duration,
+    },
+    /// Whether the work was done is not known.
+    Halt {
+        /// Why.
+        reason: HaltReason,
+        /// How long that is kept.
+        retention: Duration,
+    },
+    /// Nothing was done, the retry may run.
+    Release,
+    /// An operator deletes a settled or orphaned record, by the owner he read.
+    Forget,
+}
+
+impl Change {
+    /// One word for logs and metrics labels.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Renew { .. } => "renew",
+            Self::Complete { .. } => "complete",
+            Self::Halt { .. } => "halt",
+            Self::Release => "release",
+            Self::Forget => "forget",
+        }
+    }
+}
+
+/// What `update` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Updated {
+    /// The record moved on.
+    Applied,
+    /// It had moved on like that before: the repetition of a call whose reply was lost.
+    AlreadyApplied,
+    /// The record belongs to somebody else, or was settled otherwise. Nothing changed.
+    Fenced,
+    /// There is no record, or it has expired. Nothing changed.
+    NotFound,
+}

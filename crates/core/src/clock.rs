@@ -1,0 +1,194 @@
+//! The only place that reads the system's clocks.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use time::OffsetDateTime;
+
+/// What time it is. It never goes back: leases are judged by it.
+///
+/// ```
+/// use idempotency_core::{Clock, ManualClock};
+/// use std::time::Duration;
+/// use time::OffsetDateTime;
+///
+/// let clock = ManualClock::new(OffsetDateTime::UNIX_EPOCH);
+/// clock.advance(Duration::from_secs(15));
+/// assert_eq!(clock.now().unix_timestamp(), 15);
+/// ```
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// The present, in UTC.
+    fn now(&self) -> OffsetDateTime;
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn now(&self) -> OffsetDateTime {
+        (**self).now()
+    }
+}
+
+/// The wall time at the start of the process plus the monotonic time since: a step of the wall clock (NTP, an
+/// operator, a leap second) never lapses a lease.
+///
+/// ```
+/// use idempotency_core::{Clock, SystemClock};
+///
+/// let clock = SystemClock::new();
+/// assert!(clock.now() <= clock.now());
+/// ```
+#[derive(Debug, Clone)]
+pub struct SystemClock {
+    wall: OffsetDateTime,
+    start: Instant,
+}
+
+impl SystemClock {
+    /// Reads both clocks once.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn new() -> Self {
+        Self {
+            wall: SystemTime::now().into(),
+            start: Instant::now(),
+        }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> OffsetDateTime {
+        self.wall + self.start.elapsed()
+    }
+}
+
+/// A clock that stands still until it is told to go on: for tests, and to see what a node with a wrong clock does.
+///
+/// ```
+/// use idempotency_core::{Clock, ManualClock};
+/// use std::time::Duration;
+///
+/// let clock = ManualClock::default();
+/// let (start, other_hand) = (clock.now(), clock.clone());
+/// other_hand.advance(Duration::from_millis(1));
+/// assert_eq!(clock.now() - start, Duration::from_millis(1));
+/// ```
+///
+/// Clones show the same time. A tracker on a manual clock notices the new time at its next message or timer, not at
+/// the moment of the advance.
+#[derive(Debug, Clone)]
+pub struct ManualClock(Arc<AtomicI64>);
+
+impl ManualClock {
+    /// Stands at `now`.
+    ///
+    /// # Panics
+    ///
+    /// If `now` is not within 292 years of 1970.
+    pub fn new(now: OffsetDateTime) -> Self {
+        let nanos = i64::try_from(now.unix_timestamp_nanos()).expect("a manual clock shows 1678 to 2262");
+        Self(Arc::new(AtomicI64::new(nanos)))
+    }
+
+    /// Goes on by `by`.
+    ///
+    /// # Panics
+    ///
+    /// If `by` is more than 292 years.
+    pub fn advance(&self, by: Duration) {
+        let nanos = i64::try_from(by.as_nanos()).expect("a manual clock shows 1678 to 2262");
+        self.0.fetch_add(nanos, Ordering::AcqRel);
+    }
+}
+
+/// Stands at midnight, 1 January 2026.
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600))
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp_nanos(self.0.load(Ordering::Acquire).into())
+            .expect("every 64-bit number of nanoseconds is a date")
+    }
+}
+
+/// Follows tokio's time, also where it is paused, so that timers and `now` move together in tests.
+///
+/// ```
+/// use idempotency_core::{Clock, TokioClock};
+/// use std::time::Duration;
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+/// # runtime.block_on(async {
+/// let clock = TokioClock::new(); // here: in a test with `start_paused`
+/// let start = clock.now();
+/// tokio::time::sleep(Duration::from_secs(3600)).await; // takes no time at all
+/// assert!(clock.now() - start >= Duration::from_secs(3600));
+/// # });
+/// ```
+#[cfg(feature = "tokio-clock")]
+#[derive(Debug, Clone)]
+pub struct TokioClock {
+    wall: OffsetDateTime,
+    start: tokio::time::Instant,
+}
+
+#[cfg(feature = "tokio-clock")]
+impl TokioClock {
+    /// Reads the wall time once. To be created, and read, inside the runtime whose time it follows.
+    pub fn new() -> Self {
+        Self {
+            wall: SystemClock::new().now(),
+            start: tokio::time::Instant::now(),
+        }
+    }
+}
+
+#[cfg(feature = "tokio-clock")]
+impl Default for TokioClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(feature = "tokio-clock")]
+impl Clock for TokioClock {
+    fn now(&self) -> OffsetDateTime {
+        self.wall + self.start.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "what the clock is compared with")]
+    fn wall() -> SystemTime {
+        SystemTime::now()
+    }
+
+    #[test]
+    fn the_system_clock_starts_at_the_wall_time_and_never_goes_back() {
+        let clock = SystemClock::new();
+        let off = (OffsetDateTime::from(wall()) - clock.now()).abs();
+        assert!(off < Duration::from_secs(5));
+        let mut last = clock.now();
+        for _ in 0..1000 {
+            let now = clock.now();
+            assert!(last <= now);
+            last = now;
+        }
+    }
+}

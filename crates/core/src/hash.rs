@@ -1,0 +1,39 @@
+//! How everything here is hashed: BLAKE3 over length-prefixed parts, keyed by the secret or unkeyed.
+
+/// Feeds parts so that no two different lists of parts feed the same bytes: each is preceded by its length.
+/// `["a", "b:c"]` and `["a:b", "c"]` differ.
+pub(crate) struct Parts(blake3::Hasher);
+
+impl Parts {
+    /// Starts with the derived key of a [`Secret`](crate::Secret), or with the context alone where the
+    /// application gave no secret.
+    pub(crate) fn new(key: Option<&[u8; 32]>, context: &str) -> Self {
+        Self(match key {
+            Some(key) => blake3::Hasher::new_keyed(key),
+            None => blake3::Hasher::new_derive_key(context),
+        })
+    }
+
+    pub(crate) fn part(&mut self, part: &[u8]) -> &mut Self {
+        // The length has eight bytes on every platform, or two nodes would not agree.
+        self.0.update(&(part.len() as u64).to_le_bytes());
+        self.0.update(part);
+        self
+    }
+
+    pub(crate) fn parts<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>) -> &mut Self {
+        for part in parts {
+            self.part(part);
+        }
+        self
+    }
+
+    pub(crate) fn finish(&self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
+
+/// Writes the first four bytes as eight hex digits: enough to find a request in a log, too little to guess one.
+pub(crate) fn short_hex(bytes: &[u8], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    bytes.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+}
