@@ -1,0 +1,138 @@
+use std::time::Duration;
+
+use idempotency_core::{HaltReason, Owner, Record, RequestId, StoreCommand, StoreError, StoredResponse};
+use time::OffsetDateTime;
+
+use crate::{Call, Caller};
+
+/// What the engine tells the tracker to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Send this to the store and report back with [`Event::Replied`](crate::Event::Replied).
+    Call {
+        /// Goes with the reply.
+        call: Call,
+        /// What to send.
+        command: StoreCommand,
+    },
+    /// Tell somebody.
+    Answer(Caller, Answer),
+    /// A renewal succeeded: the permit of `owner` holds until then.
+    Held {
+        /// The owner in the permit.
+        owner: Owner,
+        /// A margin before the lease ends.
+        until: OffsetDateTime,
+    },
+    /// The lease could not be kept, or somebody else has the record.
+    Lost {
+        /// The request.
+        id: RequestId,
+        /// The owner in the permit.
+        owner: Owner,
+    },
+    /// The engine no longer knows this claim: it was settled, lost or released.
+    Ended {
+        /// The owner in the permit.
+        owner: Owner,
+    },
+}
+
+/// An answer to a [`Caller`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Event::Track`](crate::Event::Track).
+    Tracked(Result<Tracked, Refused>),
+    /// To [`Event::Settle`](crate::Event::Settle).
+    Settled(Settled),
+    /// To [`Event::Lookup`](crate::Event::Lookup).
+    Found(Result<Option<Record>, Refused>),
+    /// To [`Event::Forget`](crate::Event::Forget).
+    Forgotten(Result<Forgotten, Refused>),
+    /// To [`Event::Prune`](crate::Event::Prune): how many records were deleted.
+    Pruned(Result<usize, Refused>),
+    /// To [`Event::Shutdown`](crate::Event::Shutdown): how many claims could not be settled.
+    Drained(usize),
+}
+
+/// What a `Track` hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tracked {
+    /// Work, as this owner.
+    Init {
+        /// The owner; of an inherited claim not the one that came with the `Track`.
+        owner: Owner,
+        /// A margin before the lease ends.
+        held_until: OffsetDateTime,
+        /// Whether an earlier caller may have done the work already ([`OnOrphan::Rerun`](crate::OnOrphan::Rerun)).
+        took_over: bool,
+    },
+    /// Somebody works on it.
+    Processing {
+        /// Since when, if that is known.
+        since: Option<OffsetDateTime>,
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// The work was done.
+    Cached {
+        /// What to answer.
+        response: StoredResponse,
+        /// Until when it is kept.
+        expires_at: OffsetDateTime,
+    },
+    /// Whether the work was done is not known.
+    Halted {
+        /// Why.
+        reason: HaltReason,
+        /// Until when that is kept.
+        expires_at: OffsetDateTime,
+    },
+    /// The same id stands for another payload.
+    Mismatch {
+        /// Until when.
+        expires_at: OffsetDateTime,
+    },
+}
+
+/// How a settle ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Settled {
+    /// It is in the store.
+    Stored,
+    /// The store does not answer; it will be stored as soon as it does.
+    Deferred,
+    /// Somebody else has the record by now. Nothing was written.
+    Superseded,
+    /// The record expired meanwhile. Nothing was written.
+    Gone,
+}
+
+/// How a `Forget` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Forgotten {
+    /// The record is deleted.
+    Forgotten,
+    /// The record is running, or belongs to another owner than the one that was read.
+    Refused,
+    /// There is no record.
+    NotFound,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// There are too many live claims, or the store is full.
+    Overloaded,
+    /// The tracker is shutting down.
+    ShuttingDown,
+    /// The store does not answer.
+    Unavailable {
+        /// When it is worth asking again.
+        retry_after: Duration,
+        /// What it said last, if it said anything.
+        source: Option<StoreError>,
+    },
+}

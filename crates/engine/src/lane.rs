@@ -1,0 +1,379 @@
+//! One request id: its queue of jobs, the one store call in flight, the live claim, and what may still come back.
+
+mod claiming;
+mod settling;
+
+use std::{collections::VecDeque, time::Duration};
+
+use idempotency_core::{
+    Change, Claim, HaltReason, Owner, RequestId, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update,
+};
+use time::OffsetDateTime;
+
+use crate::{
+    Answer, Call, Caller, Command, Config, Refused, Track, Tracked,
+    ghost::Ghost,
+    job::{Claiming, Job, Settling},
+    live_claim::{Ending, LiveClaim},
+    moment::Moment,
+};
+
+/// What a lane sees of the rest of the world while it handles one event.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) id: RequestId,
+    pub(crate) now: OffsetDateTime,
+    pub(crate) moment: Moment,
+    /// How many claims are live or on their way in other lanes.
+    pub(crate) elsewhere: usize,
+    pub(crate) draining: bool,
+    pub(crate) out: &'a mut Vec<Command>,
+}
+
+impl Context<'_> {
+    fn answer(&mut self, caller: Option<Caller>, answer: Answer) {
+        if let Some(caller) = caller {
+            self.out.push(Command::Answer(caller, answer));
+        }
+    }
+
+    fn tracked(&mut self, caller: Option<Caller>, answer: Result<Tracked, Refused>) {
+        self.answer(caller, Answer::Tracked(answer));
+    }
+
+    fn unavailable(&self, source: Option<StoreError>) -> Refused {
+        Refused::Unavailable {
+            retry_after: self.config.store_limit.max(Duration::from_secs(1)),
+            source,
+        }
+    }
+}
+
+/// A job whose call is on its way to the store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Flight {
+    job: Job,
+    sent_at: Moment,
+}
+
+/// All that is known of one id. Nothing is kept of an idle one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Lane {
+    flight: Option<Flight>,
+    queue: VecDeque<Job>,
+    claim: Option<LiveClaim>,
+    ghosts: Vec<Ghost>,
+    /// The deadline that the engine has noted for this lane: its real one or an earlier one.
+    pub(crate) armed: Option<Moment>,
+}
+
+// What comes in.
+impl Lane {
+    pub(crate) fn track(&mut self, caller: Caller, track: Track, cx: &mut Context<'_>) {
+        let give_up = cx.moment.after(cx.config.track_patience());
+        let claiming = Claiming::new(caller, track, give_up, cx.moment);
+        match self.local_answer(&claiming.claim, cx) {
+            Some(answer) => cx.tracked(claiming.caller, Ok(answer)),
+            None => self.queue.push_back(Job::Claim(claiming)),
+        }
+    }
+
+    /// The caller of a `Track` went away. What is under way for it goes on: it may be in the store already.
+    pub(crate) fn gone(&mut self, caller: Caller, cx: &Context<'_>) {
+        if let Some(Flight {
+            job: Job::Claim(claiming),
+            ..
+        }) = &mut self.flight
+            && claiming.caller == Some(caller)
+        {
+            claiming.caller = None;
+            return;
+        }
+        let waiting = self
+            .queue
+            .iter()
+            .position(|job| matches!(job, Job::Claim(claiming) if claiming.caller == Some(caller)));
+        if let Some(index) = waiting
+            && let Job::Claim(claiming) = &mut self.queue[index]
+        {
+            if claiming.uncertain {
+                claiming.caller = None;
+                claiming.not_before = cx.moment;
+            } else {
+                self.queue.remove(index);
+            }
+        }
+    }
+
+    /// A permit was made and never reached its caller.
+    pub(crate) fn undelivered(&mut self, owner: Owner, cx: &mut Context<'_>) {
+        if self
+            .claim
+            .as_ref()
+            .is_some_and(|live| live.claim.owner == owner && live.ending == Ending::Open)
+            && let Some(live) = self.end_claim(cx)
+        {
+            self.unwanted(live.claim, live.uncertain, cx);
+        }
+    }
+
+    pub(crate) fn settle(&mut self, owner: Owner, change: Change, caller: Option<Caller>, cx: &Context<'_>) {
+        if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == owner) {
+            live.ending = Ending::Settling;
+        }
+        // In front: the holder of a permit comes before those who ask what became of it.
+        self.queue.push_front(Job::Settle(Settling {
+            owner,
+            change,
+            caller,
+            patience: cx.moment.after(cx.config.put_patience),
+            not_before: cx.moment,
+            attempts: 0,
+        }));
+    }
+
+    pub(crate) fn forget(&mut self, caller: Caller, owner: Owner, cx: &Context<'_>) {
+        let give_up = cx.moment.after(cx.config.track_patience());
+        self.queue.push_back(Job::Forget {
+            caller: Some(caller),
+            owner,
+            give_up,
+        });
+    }
+
+    pub(crate) fn replied(&mut self, reply: Result<StoreReply, StoreError>, cx: &mut Context<'_>) {
+        let Some(Flight { job, sent_at }) = self.flight.take() else {
+            return;
+        };
+        match job {
+            Job::Claim(claiming) => self.claim_replied(claiming, sent_at, reply, cx),
+            Job::Renew => self.renew_replied(sent_at, reply, cx),
+            Job::Reclaim => self.reclaim_replied(sent_at, reply, cx),
+            Job::Settle(settling) => self.settle_replied(settling, reply, cx),
+            Job::Forget { caller, .. } => Self::forget_replied(caller, reply, cx),
+            Job::LayToRest(ghost) => self.rest_replied(ghost, reply, cx),
+        }
+    }
+
+    /// Does whatever is due by now.
+    pub(crate) fn tick(&mut self, cx: &mut Context<'_>) {
+        self.tick_patience(cx);
+        self.tick_ghosts(cx);
+        self.tick_claim(cx);
+    }
+
+    /// The tracker shuts down: nobody starts to work any more.
+    pub(crate) fn drain(&mut self, cx: &mut Context<'_>) {
+        for job in &mut self.queue {
+            if let Job::Claim(claiming) = job {
+                cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
+            }
+        }
+    }
+
+    /// The grace has passed: what still runs is halted, so that the next node need not wait for the lease.
+    pub(crate) fn halt_for_shutdown(&mut self, cx: &Context<'_>) {
+        if let Some(LiveClaim {
+            claim,
+            ending: Ending::Open,
+            ..
+        }) = &self.claim
+        {
+            let change = Change::Halt {
+                reason: HaltReason::Shutdown,
+                retention: claim.retention,
+            };
+            self.settle(claim.owner, change, None, cx);
+        }
+    }
+}
+
+// What goes out.
+impl Lane {
+    /// Lets the next job out, if none is in flight.
+    pub(crate) fn pump(&mut self, cx: &mut Context<'_>) {
+        while self.flight.is_none() {
+            if self
+                .queue
+                .front()
+                .and_then(Job::not_before)
+                .is_some_and(|at| at > cx.moment)
+            {
+                return;
+            }
+            let Some(job) = self.queue.pop_front() else { return };
+            self.start(job, cx);
+        }
+    }
+
+    fn start(&mut self, job: Job, cx: &mut Context<'_>) {
+        match job {
+            Job::Claim(claiming) => self.start_claiming(claiming, cx),
+            Job::Renew | Job::Reclaim => self.start_renewing(job, cx),
+            Job::Settle(settling) => {
+                let update = Update::new(cx.id, settling.owner, settling.change.clone());
+                self.send(Job::Settle(settling), StoreCommand::Update(update), cx);
+            }
+            Job::Forget { caller, owner, .. } => self.start_forgetting(caller, owner, job, cx),
+            Job::LayToRest(ghost) => {
+                let update = Update::new(cx.id, ghost.owner, ghost.change.clone());
+                self.send(Job::LayToRest(ghost), StoreCommand::Update(update), cx);
+            }
+        }
+    }
+
+    fn send(&mut self, job: Job, command: StoreCommand, cx: &mut Context<'_>) {
+        self.flight = Some(Flight {
+            job,
+            sent_at: cx.moment,
+        });
+        cx.out.push(Command::Call {
+            call: Call::Lane(cx.id),
+            command,
+        });
+    }
+}
+
+// What a lane knows by itself.
+impl Lane {
+    /// While a claim lives here there is nothing to ask the store. A process never judges a claim lapsed whose permit
+    /// lives in it, nor one whose result is not stored yet.
+    ///
+    /// While the result is on its way for the first time, those who ask are better off waiting for it.
+    fn local_answer(&self, claim: &Claim, cx: &Context<'_>) -> Option<Tracked> {
+        let live = self
+            .claim
+            .as_ref()
+            .filter(|live| live.ending != Ending::Settling)?;
+        if live.claim.fingerprint != claim.fingerprint {
+            return Some(Tracked::Mismatch {
+                expires_at: live.expires_at().into(),
+            });
+        }
+        let left = cx.moment.until(live.held_until);
+        let retry_after = if left.is_zero() {
+            cx.config.store_limit
+        } else {
+            left
+        };
+        Some(Tracked::Processing {
+            since: Some(live.since.into()),
+            retry_after,
+        })
+    }
+
+    fn end_claim(&mut self, cx: &mut Context<'_>) -> Option<LiveClaim> {
+        let ended = self.claim.take()?;
+        cx.out.push(Command::Ended {
+            owner: ended.claim.owner,
+        });
+        Some(ended)
+    }
+
+    fn lose_claim(&mut self, cx: &mut Context<'_>) {
+        if let Some(live) = self.end_claim(cx) {
+            cx.out.push(Command::Lost {
+                id: cx.id,
+                owner: live.claim.owner,
+            });
+        }
+    }
+
+    fn tick_patience(&mut self, cx: &mut Context<'_>) {
+        let now = cx.moment;
+        let out_of_patience = |job: &Job| job.patience().is_some_and(|at| at <= now);
+        if !self
+            .flight
+            .iter()
+            .map(|flight| &flight.job)
+            .chain(&self.queue)
+            .any(out_of_patience)
+        {
+            return;
+        }
+        let jobs = self
+            .flight
+            .iter_mut()
+            .map(|flight| &mut flight.job)
+            .chain(&mut self.queue);
+        for job in jobs.filter(|job| out_of_patience(job)) {
+            match job {
+                Job::Claim(claiming) => {
+                    // If a copy may have got through, its turn comes at once, to be laid to rest or inherited.
+                    claiming.not_before = now;
+                    let refused = cx.unavailable(None);
+                    cx.tracked(claiming.caller.take(), Err(refused));
+                }
+                Job::Settle(settling) => {
+                    cx.answer(settling.caller.take(), Answer::Settled(crate::Settled::Deferred));
+                }
+                Job::Forget { caller, .. } => {
+                    let refused = cx.unavailable(None);
+                    cx.answer(caller.take(), Answer::Forgotten(Err(refused)));
+                }
+                Job::Renew | Job::Reclaim | Job::LayToRest(_) => {}
+            }
+        }
+        self.queue.retain(|job| match job {
+            Job::Claim(claiming) => claiming.caller.is_some() || claiming.uncertain,
+            Job::Forget { caller, .. } => caller.is_some(),
+            _ => true,
+        });
+    }
+
+    fn tick_ghosts(&mut self, cx: &Context<'_>) {
+        for ghost in self.ghosts.extract_if(.., |ghost| ghost.due <= cx.moment) {
+            self.queue.push_front(Job::LayToRest(ghost));
+        }
+    }
+
+    /// What the engine must be woken for, at the latest.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        let retry = match &self.flight {
+            None => self.queue.front().and_then(Job::not_before),
+            Some(_) => None,
+        };
+        // Those who wait lose their patience in the order in which they came.
+        let patience = self.queue.iter().find_map(Job::patience);
+        let in_flight = self.flight.as_ref().and_then(|flight| flight.job.patience());
+        let claim = self.claim.as_ref().map(LiveClaim::deadline);
+        let ghost = self.ghosts.iter().map(|ghost| ghost.due).min();
+        [retry, patience, in_flight, claim, ghost]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// How many claims it counts for: the live one, those on their way, and those to be laid to rest.
+    pub(crate) fn weight(&self) -> usize {
+        let in_flight = self.flight.as_ref().is_some_and(|flight| flight.job.counts());
+        // Only what was sent before and came back counts, and that stands in front.
+        let retried = self.queue.iter().take(3).filter(|job| match job {
+            Job::Claim(claiming) => claiming.uncertain,
+            job => job.counts(),
+        });
+        usize::from(self.claim.is_some()) + self.ghosts.len() + usize::from(in_flight) + retried.count()
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.claim.is_some()
+    }
+
+    /// Whether something is still to be done that a shutdown waits for.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.flight.is_some() || !self.queue.is_empty() || self.claim.is_some()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.is_busy() && self.ghosts.is_empty()
+    }
+}
+
+/// For a reply of another kind than the command asked for: a backend out of step.
+fn out_of_step() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Other,
+        "the store did not answer what it was asked",
+    )
+}

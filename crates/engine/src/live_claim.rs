@@ -1,0 +1,107 @@
+use std::time::Duration;
+
+use idempotency_core::Claim;
+
+use crate::{Command, moment::Moment};
+
+/// A claim whose permit lives in this process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct LiveClaim {
+    pub(crate) claim: Claim,
+    pub(crate) since: Moment,
+    /// Until when nobody else can have taken it over: the lease, counted from the moment that the last successful
+    /// call was *sent*, less a margin.
+    pub(crate) held_until: Moment,
+    /// When to renew; `None` once the work limit has passed.
+    pub(crate) renew_at: Option<Moment>,
+    pub(crate) work_until: Moment,
+    /// A copy of its insert may still be under way.
+    pub(crate) uncertain: bool,
+    pub(crate) ending: Ending,
+    /// The permit knows that the lease could not be kept.
+    pub(crate) told_lost: bool,
+}
+
+/// How far a live claim is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Ending {
+    /// Its holder is at work.
+    Open,
+    /// Its holder has said how it ended, and the store is about to know.
+    Settling,
+    /// It has ended, and the store could not be told so far.
+    Failing,
+}
+
+impl LiveClaim {
+    pub(crate) fn new(claim: Claim, sent_at: Moment, work_limit: Duration, uncertain: bool) -> Self {
+        let mut live = Self {
+            since: sent_at,
+            held_until: held_until(&claim, sent_at),
+            renew_at: None,
+            work_until: sent_at.after(work_limit),
+            uncertain,
+            ending: Ending::Open,
+            told_lost: false,
+            claim,
+        };
+        live.renew_next(sent_at.after(live.claim.lease / 3));
+        live
+    }
+
+    /// A renewal that was sent at this moment has succeeded.
+    pub(crate) fn keep(&mut self, sent_at: Moment, out: &mut Vec<Command>) {
+        self.held_until = held_until(&self.claim, sent_at);
+        self.told_lost = false;
+        self.renew_next(sent_at.after(self.claim.lease / 3));
+        out.push(Command::Held {
+            owner: self.claim.owner,
+            until: self.held_until.into(),
+        });
+    }
+
+    /// A renewal has failed; a third of the lease leaves room for several tries.
+    pub(crate) fn renew_later(&mut self, now: Moment) {
+        self.renew_next(now.after(self.claim.lease / 12));
+    }
+
+    /// Renewals stop at the work limit, except for a result that is not stored yet.
+    fn renew_next(&mut self, at: Moment) {
+        self.renew_at = (self.ending != Ending::Open || at < self.work_until).then_some(at);
+    }
+
+    /// The engine may forget it: the work limit has passed and so has the lease.
+    pub(crate) fn is_over(&self, now: Moment) -> bool {
+        self.ending == Ending::Open
+            && self.renew_at.is_none()
+            && self.work_until <= now
+            && self.held_until <= now
+    }
+
+    /// When the record expires if nothing more is heard, roughly.
+    pub(crate) fn expires_at(&self) -> Moment {
+        self.held_until
+            .after(margin(&self.claim))
+            .after(self.claim.retention)
+    }
+
+    pub(crate) fn deadline(&self) -> Moment {
+        let lost_at = if self.told_lost {
+            self.work_until.max(self.held_until)
+        } else {
+            self.held_until
+        };
+        self.renew_at
+            .map_or(lost_at, |at| if self.told_lost { at } else { at.min(lost_at) })
+    }
+}
+
+/// When the lease of a claim that was sent at this moment counts as lost: a tenth of it early, for clocks that run
+/// at different speeds and for the time from asking `is_held` to acting on it.
+pub(crate) fn held_until(claim: &Claim, sent_at: Moment) -> Moment {
+    sent_at.after(claim.lease - margin(claim))
+}
+
+fn margin(claim: &Claim) -> Duration {
+    claim.lease / 10
+}

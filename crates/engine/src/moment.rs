@@ -1,0 +1,35 @@
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+/// An instant as nanoseconds since 1970. A date compares in ten times the time, and deadlines compare a lot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Moment(i64);
+
+impl Moment {
+    /// This instant plus `by`; at the end of time (the year 2262) it stays there.
+    pub(crate) fn after(self, by: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)),
+        )
+    }
+
+    /// How long it is until `later`; nothing if that has passed.
+    pub(crate) fn until(self, later: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
+    }
+}
+
+impl From<OffsetDateTime> for Moment {
+    fn from(instant: OffsetDateTime) -> Self {
+        Self(i64::try_from(instant.unix_timestamp_nanos()).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<Moment> for OffsetDateTime {
+    fn from(moment: Moment) -> Self {
+        Self::from_unix_timestamp_nanos(moment.0.into())
+            .expect("every 64-bit number of nanoseconds is a date")
+    }
+}

@@ -1,0 +1,43 @@
+use idempotency_core::{Claim, HaltReason, Record, State};
+use time::OffsetDateTime;
+
+use crate::{OnOrphan, Tracked};
+
+/// What a `Track` makes of a record that it finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Answer(Tracked),
+    /// An orphan, and the policy is to work again: claim it from its owner.
+    TakeOver,
+}
+
+/// The order of checks on a live record: fingerprint, then state. (Expired ones are the store's to leave out.)
+pub(crate) fn verdict(record: &Record, claim: &Claim, on_orphan: OnOrphan, now: OffsetDateTime) -> Verdict {
+    let expires_at = record.expires_at;
+    if record.fingerprint != claim.fingerprint {
+        return Verdict::Answer(Tracked::Mismatch { expires_at });
+    }
+    if on_orphan == OnOrphan::Rerun && record.is_orphan(now) {
+        return Verdict::TakeOver;
+    }
+    Verdict::Answer(match &record.state {
+        State::Completed(response) => Tracked::Cached {
+            response: response.clone(),
+            expires_at,
+        },
+        State::Halted(reason) => Tracked::Halted {
+            reason: *reason,
+            expires_at,
+        },
+        State::Processing { lease_until } => match (*lease_until - now).try_into() {
+            Ok(left) if *lease_until > now => Tracked::Processing {
+                since: Some(record.claimed_at),
+                retry_after: left,
+            },
+            _ => Tracked::Halted {
+                reason: HaltReason::OwnerLost,
+                expires_at,
+            },
+        },
+    })
+}

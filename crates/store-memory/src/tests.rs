@@ -1,0 +1,272 @@
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use idempotency_core::*;
+use time::OffsetDateTime;
+
+use crate::{MemoryConfig, MemoryStore};
+
+fn at(seconds: i64) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(seconds)
+}
+
+/// The memory store never waits, which is what `immediate` says.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the memory store answers at once")
+}
+
+fn id(number: u32) -> RequestId {
+    RequestId::derive(None, &Scope::global(), [&number.to_le_bytes()[..]])
+}
+
+fn claim(number: u32) -> Claim {
+    let mut claim = Claim::new(
+        id(number),
+        Owner::from_u128(number.into()),
+        Fingerprint::derive(None, []),
+    );
+    claim.lease = Duration::from_secs(15);
+    claim.retention = Duration::from_secs(100);
+    claim
+}
+
+fn complete(number: u32, body: impl Into<StoredResponse>) -> Update {
+    let change = Change::Complete {
+        response: body.into(),
+        retention: Duration::from_secs(100),
+    };
+    Update::new(id(number), Owner::from_u128(number.into()), change)
+}
+
+fn small(budget: usize) -> MemoryStore {
+    MemoryStore::with_config(MemoryConfig::new().budget(budget))
+}
+
+/// Claims until the store refuses; how many it took.
+fn fill(store: &MemoryStore) -> u32 {
+    (0..100_000)
+        .find(|number| match now(store.insert(&claim(*number), at(0))) {
+            Ok(answer) => {
+                assert_eq!(answer, Inserted::Claimed);
+                false
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), StoreErrorKind::Full);
+                assert!(error.was_not_applied());
+                true
+            }
+        })
+        .expect("a budget ends somewhere")
+}
+
+#[test]
+fn a_full_store_refuses_new_claims_and_settles_all_that_run() {
+    let store = small(1 << 20);
+    let claimed = fill(&store);
+    assert!(claimed > 400, "{claimed} claims in a mebibyte");
+    assert!(store.used() <= (1 << 20) / 10 * 9);
+    for number in 0..claimed {
+        let put = complete(number, vec![7; 4096]);
+        assert_eq!(
+            now(store.update(&put, at(1))).unwrap(),
+            Updated::Applied,
+            "settling is never refused"
+        );
+        assert!(store.used() <= 1 << 20);
+    }
+    let bodies = (0..claimed)
+        .filter(|number| {
+            let record = now(store.lookup(&id(*number), at(1)))
+                .unwrap()
+                .expect("nothing unexpired is dropped");
+            let State::Completed(response) = record.state else {
+                panic!("{record:?}")
+            };
+            assert_eq!(response.digest(), StoredResponse::new(vec![7; 4096]).digest());
+            response.bytes().is_some()
+        })
+        .count();
+    assert!(
+        bodies > 0 && bodies < claimed as usize,
+        "{bodies} of {claimed} bodies were kept"
+    );
+}
+
+#[test]
+fn a_repeated_claim_is_answered_also_when_the_store_is_full() {
+    let store = small(1 << 16);
+    let claimed = fill(&store);
+    for number in 0..claimed {
+        assert_eq!(
+            now(store.insert(&claim(number), at(1))).unwrap(),
+            Inserted::Claimed
+        );
+    }
+}
+
+#[test]
+fn expired_records_make_room_for_new_claims_without_a_prune() {
+    let store = small(1 << 16);
+    let claimed = fill(&store);
+    for number in claimed..3 * claimed {
+        assert_eq!(
+            now(store.insert(&claim(number), at(115))).unwrap(),
+            Inserted::Claimed
+        );
+        if number == 2 * claimed - 1 {
+            break;
+        }
+    }
+    assert!(
+        now(store.insert(&claim(2 * claimed + 1), at(115))).is_err(),
+        "the new ones are not expired"
+    );
+}
+
+#[test]
+fn prune_deletes_exactly_what_has_expired_in_steps() {
+    let store = MemoryStore::new();
+    for number in 0..10 {
+        let mut claim = claim(number);
+        claim.retention = Duration::from_secs(if number < 7 { 100 } else { 1000 });
+        now(store.insert(&claim, at(0))).unwrap();
+    }
+    assert_eq!(
+        now(store.prune(at(114), 100)).unwrap(),
+        Pruned {
+            deleted: 0,
+            more: false
+        }
+    );
+    assert_eq!(
+        now(store.prune(at(115), 5)).unwrap(),
+        Pruned {
+            deleted: 5,
+            more: true
+        }
+    );
+    assert_eq!(
+        now(store.prune(at(115), 5)).unwrap(),
+        Pruned {
+            deleted: 2,
+            more: false
+        }
+    );
+    assert_eq!(store.len(), 3);
+    for number in 7..10 {
+        assert!(now(store.lookup(&id(number), at(115))).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_settled_record_expires_by_its_own_retention() {
+    let store = MemoryStore::new();
+    now(store.insert(&claim(1), at(0))).unwrap();
+    now(store.update(&complete(1, "a"), at(5))).unwrap();
+    assert!(now(store.lookup(&id(1), at(104))).unwrap().is_some());
+    assert!(now(store.lookup(&id(1), at(105))).unwrap().is_none());
+    assert_eq!(now(store.prune(at(105), 10)).unwrap().deleted, 1);
+    assert_eq!(store.used(), 0);
+}
+
+#[test]
+fn what_is_used_is_what_is_held() {
+    let store = MemoryStore::new();
+    now(store.insert(&claim(1), at(0))).unwrap();
+    let claimed = store.used();
+    now(store.insert(&claim(1), at(1))).unwrap();
+    assert_eq!(store.used(), claimed, "a repeated claim costs nothing");
+    now(store.update(&complete(1, "a"), at(1))).unwrap();
+    assert!(store.used() < claimed);
+    let forget = Update::new(id(1), Owner::from_u128(1), Change::Forget);
+    now(store.update(&forget, at(1))).unwrap();
+    assert_eq!((store.used(), store.len()), (0, 0));
+}
+
+#[test]
+fn another_secret_and_a_retired_store_are_refused() {
+    let store = MemoryStore::new();
+    let setup = |secret: [u8; 32]| Setup::new(Secret::new(secret).check(), at(0));
+    now(store.setup(&setup([1; 32]))).unwrap();
+    now(store.setup(&setup([1; 32]))).unwrap();
+    assert_eq!(
+        now(store.setup(&setup([2; 32]))).unwrap_err().kind(),
+        StoreErrorKind::WrongSecret
+    );
+    let unkeyed = Setup::new(SecretCheck::unkeyed(), at(0));
+    assert_eq!(
+        now(store.setup(&unkeyed)).unwrap_err().kind(),
+        StoreErrorKind::WrongSecret
+    );
+    now(store.retire("redb:./payments.redb")).unwrap();
+    assert_eq!(
+        now(store.setup(&setup([1; 32]))).unwrap_err().kind(),
+        StoreErrorKind::Moved
+    );
+}
+
+#[test]
+fn a_scan_in_pages_finds_every_record_once() {
+    let store = MemoryStore::new();
+    for number in 0..25 {
+        now(store.insert(&claim(number), at(number.into()))).unwrap();
+    }
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = now(store.scan(cursor, 10)).unwrap();
+        found.extend(page.records.into_iter().map(|(id, _)| id));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 25);
+    let malformed = now(store.scan(Some(Cursor::new("x")), 10)).unwrap_err();
+    assert_eq!(malformed.kind(), StoreErrorKind::Invalid);
+}
+
+#[test]
+fn a_restored_record_is_the_same_record() {
+    let (from, to) = (MemoryStore::new(), MemoryStore::new());
+    now(from.insert(&claim(1), at(0))).unwrap();
+    now(from.update(&complete(1, "a"), at(1))).unwrap();
+    let record = now(from.lookup(&id(1), at(2))).unwrap().unwrap();
+    assert_eq!(
+        now(to.restore(&id(1), &record, at(2))).unwrap(),
+        Restored::Restored
+    );
+    assert_eq!(now(to.lookup(&id(1), at(2))).unwrap(), Some(record.clone()));
+    assert_eq!(
+        now(to.restore(&id(1), &record, at(2))).unwrap(),
+        Restored::Exists(record)
+    );
+}
+
+#[test]
+fn a_batch_answers_each_command_in_order() {
+    let store = MemoryStore::new();
+    let batch = [
+        StoreCommand::Insert(claim(1)),
+        StoreCommand::Lookup(id(2)),
+        StoreCommand::Watch(id(1)),
+        StoreCommand::Update(complete(1, "a")),
+        StoreCommand::Prune { limit: 10 },
+    ];
+    let replies = now(store.apply(&batch, at(0)));
+    assert_eq!(replies[0], Ok(StoreReply::Inserted(Inserted::Claimed)));
+    assert_eq!(replies[1], Ok(StoreReply::Found(None)));
+    assert_eq!(
+        replies[2].as_ref().unwrap_err().kind(),
+        StoreErrorKind::Unsupported
+    );
+    assert_eq!(replies[3], Ok(StoreReply::Updated(Updated::Applied)));
+    assert_eq!(
+        replies[4],
+        Ok(StoreReply::Pruned(Pruned {
+            deleted: 0,
+            more: false
+        }))
+    );
+}
