@@ -52,10 +52,7 @@ impl SystemClock {
     /// Reads both clocks once.
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn new() -> Self {
-        Self {
-            wall: SystemTime::now().into(),
-            start: Instant::now(),
-        }
+        Self { wall: SystemTime::now().into(), start: Instant::now() }
     }
 }
 
@@ -149,10 +146,7 @@ pub struct TokioClock {
 impl TokioClock {
     /// Reads the wall time once. To be created, and read, inside the runtime whose time it follows.
     pub fn new() -> Self {
-        Self {
-            wall: SystemClock::new().now(),
-            start: tokio::time::Instant::now(),
-        }
+        Self { wall: SystemClock::new().now(), start: tokio::time::Instant::now() }
     }
 }
 

@@ -38,9 +38,7 @@ impl Fingerprint {
         parts: impl IntoIterator<Item = &'a [u8]>,
     ) -> Self {
         let key = secret.map(|secret| &secret.fingerprint);
-        let hash = Parts::new(key, "idempotency 2026-11 unkeyed fingerprint")
-            .parts(parts)
-            .finish();
+        let hash = Parts::new(key, "idempotency 2026-11 unkeyed fingerprint").parts(parts).finish();
         Self { scheme, hash }
     }
 
@@ -110,24 +108,15 @@ mod tests {
         let one = Fingerprint::derive(None, [&b"ab"[..], b"c"]);
         let other = Fingerprint::derive(None, [&b"a"[..], b"bc"]);
         assert_ne!(one, other);
-        assert_ne!(
-            Fingerprint::derive(None, [&b""[..]]),
-            Fingerprint::derive(None, [])
-        );
+        assert_ne!(Fingerprint::derive(None, [&b""[..]]), Fingerprint::derive(None, []));
     }
 
     #[test]
     fn the_secret_and_the_scheme_count() {
         let secret = Secret::new([1; 32]);
         let parts = || [&b"payload"[..]];
-        assert_ne!(
-            Fingerprint::derive(None, parts()),
-            Fingerprint::derive(Some(&secret), parts())
-        );
-        assert_ne!(
-            Fingerprint::derive(None, parts()),
-            Fingerprint::derive_as(Scheme(128), None, parts())
-        );
+        assert_ne!(Fingerprint::derive(None, parts()), Fingerprint::derive(Some(&secret), parts()));
+        assert_ne!(Fingerprint::derive(None, parts()), Fingerprint::derive_as(Scheme(128), None, parts()));
     }
 
     #[test]

@@ -66,10 +66,7 @@ pub enum InvalidIdempotencyKey {
     #[error("the idempotency key may have visible ASCII characters only")]
     NotVisibleAscii,
     /// More than [`IdempotencyKey::MAX_LEN`] characters.
-    #[error(
-        "the idempotency key has {len} characters, at most {} are allowed",
-        IdempotencyKey::MAX_LEN
-    )]
+    #[error("the idempotency key has {len} characters, at most {} are allowed", IdempotencyKey::MAX_LEN)]
     TooLong {
         /// How many there were.
         len: usize,
@@ -94,11 +91,7 @@ mod tests {
             Err(InvalidIdempotencyKey::TooLong { len: 256 })
         );
         for bad in [" ", "a b", "a\r\nb", "\u{7f}", "schlüssel", "a\0b"] {
-            assert_eq!(
-                bad.parse::<IdempotencyKey>(),
-                Err(InvalidIdempotencyKey::NotVisibleAscii),
-                "{bad:?}"
-            );
+            assert_eq!(bad.parse::<IdempotencyKey>(), Err(InvalidIdempotencyKey::NotVisibleAscii), "{bad:?}");
         }
     }
 }

@@ -46,14 +46,7 @@ impl Record {
         meta: Meta,
         state: State,
     ) -> Self {
-        Self {
-            owner,
-            fingerprint,
-            claimed_at,
-            expires_at,
-            meta,
-            state,
-        }
+        Self { owner, fingerprint, claimed_at, expires_at, meta, state }
     }
 
     /// Whether the record counts as absent: nothing is served or blocked after it expired (I7).

@@ -97,10 +97,7 @@ mod tests {
     #[test]
     fn the_derivation_is_pinned() {
         // A change of these bytes makes every stored record unreachable: it needs a new major version.
-        assert_eq!(
-            format!("{:?}", id(&Scope::global(), &["POST", "/", "k"])),
-            "RequestId(5a2f1f5c)"
-        );
+        assert_eq!(format!("{:?}", id(&Scope::global(), &["POST", "/", "k"])), "RequestId(5a2f1f5c)");
         let keyed = RequestId::derive(Some(&Secret::new([7; 32])), &Scope::principal(["p"]), [&b"k"[..]]);
         assert_eq!(keyed.to_string(), "c8b8b23d");
     }

@@ -29,19 +29,13 @@ impl StoredResponse {
     /// A response with its bytes.
     pub fn new(body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        Self {
-            digest: Digest::of(&body),
-            body: Body::Kept(body),
-        }
+        Self { digest: Digest::of(&body), body: Body::Kept(body) }
     }
 
     /// "Completed, response not kept", for a response that was streamed or is too large: `digest` is that of the
     /// full body, or of anything else that tells this completion from another one.
     pub fn not_kept(digest: Digest) -> Self {
-        Self {
-            digest,
-            body: Body::NotKept,
-        }
+        Self { digest, body: Body::NotKept }
     }
 
     /// Reads a response that a store kept.
@@ -52,10 +46,7 @@ impl StoredResponse {
     /// The same completion with its bytes dropped; the digest stays that of the full body.
     #[must_use]
     pub fn without_body(self) -> Self {
-        Self {
-            digest: self.digest,
-            body: Body::NotKept,
-        }
+        Self { digest: self.digest, body: Body::NotKept }
     }
 
     /// The digest of the full body. A put is repeated, not new, if its digest is that of the stored one.
@@ -120,11 +111,7 @@ pub struct Digest([u8; 32]);
 impl Digest {
     /// Hashes the bytes.
     pub fn of(body: &[u8]) -> Self {
-        Self(
-            Parts::new(None, "idempotency 2026-11 response digest")
-                .part(body)
-                .finish(),
-        )
+        Self(Parts::new(None, "idempotency 2026-11 response digest").part(body).finish())
     }
 
     /// Reads a digest that a store kept.

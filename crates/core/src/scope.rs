@@ -26,9 +26,7 @@ impl Scope {
 
     /// The scope of one verified principal, in as many parts as it takes to name it (tenant, user, ...).
     pub fn principal<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        Self(Some(
-            parts.into_iter().map(|part| part.as_ref().to_vec()).collect(),
-        ))
+        Self(Some(parts.into_iter().map(|part| part.as_ref().to_vec()).collect()))
     }
 
     /// The parts of the principal; `None` for [`Scope::global`].

@@ -303,10 +303,6 @@ forward!(Box, Arc);
 
 impl StoreError {
     fn unsupported(method: &'static str) -> Self {
-        Self::new(
-            StoreErrorKind::Unsupported,
-            format!("this store does not offer `{method}`"),
-        )
-        .not_applied()
+        Self::new(StoreErrorKind::Unsupported, format!("this store does not offer `{method}`")).not_applied()
     }
 }

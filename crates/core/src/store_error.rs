@@ -141,10 +141,7 @@ pub enum StoreErrorKind {
 impl StoreErrorKind {
     /// Whether the same call may succeed later, unless the error says otherwise.
     fn is_retryable(self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable | Self::TimedOut | Self::Panicked | Self::Other
-        )
+        matches!(self, Self::Unavailable | Self::TimedOut | Self::Panicked | Self::Other)
     }
 
     /// One word for logs and metrics labels.

@@ -28,24 +28,15 @@ pub struct Transition<A> {
 
 impl<A> Transition<A> {
     fn keep(answer: A) -> Self {
-        Self {
-            write: Write::Keep,
-            answer,
-        }
+        Self { write: Write::Keep, answer }
     }
 
     fn put(record: Record, answer: A) -> Self {
-        Self {
-            write: Write::Put(record),
-            answer,
-        }
+        Self { write: Write::Put(record), answer }
     }
 
     fn delete(answer: A) -> Self {
-        Self {
-            write: Write::Delete,
-            answer,
-        }
+        Self { write: Write::Delete, answer }
     }
 }
 
@@ -153,10 +144,9 @@ impl Record {
                 Transition::keep(Self::repeated(kept, response))
             }
 
-            (State::Processing { .. }, Change::Halt { reason, retention }) => Transition::put(
-                stored.settled(State::Halted(*reason), *retention, now),
-                Updated::Applied,
-            ),
+            (State::Processing { .. }, Change::Halt { reason, retention }) => {
+                Transition::put(stored.settled(State::Halted(*reason), *retention, now), Updated::Applied)
+            }
             (State::Halted(_), Change::Halt { .. }) => Transition::keep(Updated::AlreadyApplied),
 
             (State::Processing { .. }, Change::Release) => Transition::delete(Updated::Applied),
@@ -230,28 +220,18 @@ impl Record {
     }
 
     fn settled(&self, state: State, retention: Duration, now: OffsetDateTime) -> Self {
-        Self {
-            expires_at: after(now, retention),
-            state,
-            ..self.clone()
-        }
+        Self { expires_at: after(now, retention), state, ..self.clone() }
     }
 
     fn repeated(kept: &StoredResponse, put: &StoredResponse) -> Updated {
-        if kept.digest() == put.digest() {
-            Updated::AlreadyApplied
-        } else {
-            Updated::Fenced
-        }
+        if kept.digest() == put.digest() { Updated::AlreadyApplied } else { Updated::Fenced }
     }
 }
 
 /// `now` plus `duration`, at most the last instant there is: an absurd retention must not panic a store.
 fn after(now: OffsetDateTime, duration: Duration) -> OffsetDateTime {
-    time::Duration::try_from(duration).map_or_else(
-        |_| now.saturating_add(time::Duration::MAX),
-        |duration| now.saturating_add(duration),
-    )
+    time::Duration::try_from(duration)
+        .map_or_else(|_| now.saturating_add(time::Duration::MAX), |duration| now.saturating_add(duration))
 }
 
 #[cfg(test)]

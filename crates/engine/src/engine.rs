@@ -53,11 +53,7 @@ struct Totals {
 
 impl Totals {
     fn of(lane: &Lane) -> Self {
-        Self {
-            weight: lane.weight(),
-            live: lane.is_live().into(),
-            busy: lane.is_busy().into(),
-        }
+        Self { weight: lane.weight(), live: lane.is_live().into(), busy: lane.is_busy().into() }
     }
 
     fn replace(&mut self, before: Self, after: Self) {
@@ -97,16 +93,10 @@ impl Engine {
     ///
     /// Its cost does not grow with the number of keys in flight or stored, but for the logarithm of the deadlines.
     pub fn handle(&mut self, now: OffsetDateTime, event: Event, out: &mut Vec<Command>) {
-        let at = At {
-            now,
-            moment: now.into(),
-        };
+        let at = At { now, moment: now.into() };
         match event {
             Event::Track { caller, track: _ } if self.drain.is_some() => {
-                out.push(Command::Answer(
-                    caller,
-                    Answer::Tracked(Err(Refused::ShuttingDown)),
-                ));
+                out.push(Command::Answer(caller, Answer::Tracked(Err(Refused::ShuttingDown))));
             }
             Event::Track { caller, track } => {
                 self.with_lane(track.claim.id, at, out, |lane, cx| lane.track(caller, track, cx));
@@ -115,40 +105,22 @@ impl Engine {
             Event::Undelivered { id, owner } => {
                 self.with_lane(id, at, out, |lane, cx| lane.undelivered(owner, cx));
             }
-            Event::Settle {
-                id,
-                owner,
-                change,
-                caller,
-            } => {
+            Event::Settle { id, owner, change, caller } => {
                 self.with_lane(id, at, out, |lane, cx| lane.settle(owner, change, caller, cx));
             }
             Event::Forget { caller, id, owner } => {
                 self.with_lane(id, at, out, |lane, cx| lane.forget(caller, owner, cx));
             }
             Event::Lookup { caller, id } => {
-                out.push(Command::Call {
-                    call: Call::Lookup(caller),
-                    command: StoreCommand::Lookup(id),
-                });
+                out.push(Command::Call { call: Call::Lookup(caller), command: StoreCommand::Lookup(id) });
             }
             Event::Prune { caller } => self.pruning.ask(&self.config, caller, out),
-            Event::Replied {
-                call: Call::Lane(id),
-                reply,
-            } => {
+            Event::Replied { call: Call::Lane(id), reply } => {
                 self.with_lane(id, at, out, |lane, cx| lane.replied(reply, cx));
             }
-            Event::Replied {
-                call: Call::Lookup(caller),
-                reply,
-            } => self.found(caller, reply, out),
-            Event::Replied {
-                call: Call::Prune,
-                reply,
-            } => {
-                self.pruning
-                    .replied(&self.config, reply, self.drain.is_some(), out);
+            Event::Replied { call: Call::Lookup(caller), reply } => self.found(caller, reply, out),
+            Event::Replied { call: Call::Prune, reply } => {
+                self.pruning.replied(&self.config, reply, self.drain.is_some(), out);
             }
             Event::Deadline { entropy } => self.tick(at, entropy, out),
             Event::Shutdown { caller, until } => self.shutdown(caller, until.into(), at, out),
@@ -162,20 +134,12 @@ impl Engine {
         let drain = drain.map(|drain| drain.halt_at.unwrap_or(drain.give_up));
         let lane = self.deadlines.first().map(|(moment, _)| *moment);
         let pruning = self.pruning.deadline().filter(|_| self.drain.is_none());
-        [drain, lane, pruning]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(OffsetDateTime::from)
+        [drain, lane, pruning].into_iter().flatten().min().map(OffsetDateTime::from)
     }
 
     /// How much is going on.
     pub fn load(&self) -> Load {
-        Load {
-            lanes: self.lanes.len(),
-            live: self.totals.live,
-            in_flight: self.totals.weight,
-        }
+        Load { lanes: self.lanes.len(), live: self.totals.live, in_flight: self.totals.weight }
     }
 
     /// Whether a shutdown has begun.
@@ -250,12 +214,8 @@ impl Engine {
             return;
         }
         let last_calls = self.config.put_patience + self.config.track_patience();
-        self.drain = Some(Drain {
-            caller,
-            halt_at: Some(until),
-            give_up: until.after(last_calls),
-            done: false,
-        });
+        self.drain =
+            Some(Drain { caller, halt_at: Some(until), give_up: until.after(last_calls), done: false });
         self.with_every_lane(at, out, |lane, cx| lane.drain(cx));
     }
 
@@ -281,10 +241,9 @@ impl Engine {
     fn found(&self, caller: Caller, reply: Result<StoreReply, StoreError>, out: &mut Vec<Command>) {
         let found = match reply {
             Ok(StoreReply::Found(record)) => Ok(record),
-            Ok(_) => Err(StoreError::new(
-                StoreErrorKind::Other,
-                "the store did not answer what it was asked",
-            )),
+            Ok(_) => {
+                Err(StoreError::new(StoreErrorKind::Other, "the store did not answer what it was asked"))
+            }
             Err(error) => Err(error),
         };
         let found = found.map_err(|error| Refused::Unavailable {
@@ -298,19 +257,9 @@ impl Engine {
 /// The order of a map is nobody's business: equal engines hash alike.
 impl Hash for Engine {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self {
-            config,
-            lanes,
-            deadlines,
-            pruning,
-            drain,
-            totals,
-        } = self;
+        let Self { config, lanes, deadlines, pruning, drain, totals } = self;
         let hasher = BuildHasherDefault::<DefaultHasher>::new();
-        lanes
-            .iter()
-            .fold(0_u64, |sum, lane| sum.wrapping_add(hasher.hash_one(lane)))
-            .hash(state);
+        lanes.iter().fold(0_u64, |sum, lane| sum.wrapping_add(hasher.hash_one(lane))).hash(state);
         (config, deadlines, pruning, drain, totals).hash(state);
     }
 }

@@ -26,17 +26,8 @@ impl Ghost {
         // that; halted as cancelled the record stays the orphan that it was.
         let change = match claim.takes_over {
             None => Change::Release,
-            Some(_) => Change::Halt {
-                reason: HaltReason::Cancelled,
-                retention: claim.retention,
-            },
+            Some(_) => Change::Halt { reason: HaltReason::Cancelled, retention: claim.retention },
         };
-        Self {
-            owner: claim.owner,
-            change,
-            due: now,
-            repeats: if uncertain { 2 } else { 0 },
-            attempts: 0,
-        }
+        Self { owner: claim.owner, change, due: now, repeats: if uncertain { 2 } else { 0 }, attempts: 0 }
     }
 }

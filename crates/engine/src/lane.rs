@@ -43,10 +43,7 @@ impl Context<'_> {
     }
 
     fn unavailable(&self, source: Option<StoreError>) -> Refused {
-        Refused::Unavailable {
-            retry_after: self.config.store_limit.max(Duration::from_secs(1)),
-            source,
-        }
+        Refused::Unavailable { retry_after: self.config.store_limit.max(Duration::from_secs(1)), source }
     }
 }
 
@@ -81,10 +78,7 @@ impl Lane {
 
     /// The caller of a `Track` went away. What is under way for it goes on: it may be in the store already.
     pub(crate) fn gone(&mut self, caller: Caller, cx: &Context<'_>) {
-        if let Some(Flight {
-            job: Job::Claim(claiming),
-            ..
-        }) = &mut self.flight
+        if let Some(Flight { job: Job::Claim(claiming), .. }) = &mut self.flight
             && claiming.caller == Some(caller)
         {
             claiming.caller = None;
@@ -108,10 +102,7 @@ impl Lane {
 
     /// A permit was made and never reached its caller.
     pub(crate) fn undelivered(&mut self, owner: Owner, cx: &mut Context<'_>) {
-        if self
-            .claim
-            .as_ref()
-            .is_some_and(|live| live.claim.owner == owner && live.ending == Ending::Open)
+        if self.claim.as_ref().is_some_and(|live| live.claim.owner == owner && live.ending == Ending::Open)
             && let Some(live) = self.end_claim(cx)
         {
             self.unwanted(live.claim, live.uncertain, cx);
@@ -135,11 +126,7 @@ impl Lane {
 
     pub(crate) fn forget(&mut self, caller: Caller, owner: Owner, cx: &Context<'_>) {
         let give_up = cx.moment.after(cx.config.track_patience());
-        self.queue.push_back(Job::Forget {
-            caller: Some(caller),
-            owner,
-            give_up,
-        });
+        self.queue.push_back(Job::Forget { caller: Some(caller), owner, give_up });
     }
 
     pub(crate) fn replied(&mut self, reply: Result<StoreReply, StoreError>, cx: &mut Context<'_>) {
@@ -174,16 +161,8 @@ impl Lane {
 
     /// The grace has passed: what still runs is halted, so that the next node need not wait for the lease.
     pub(crate) fn halt_for_shutdown(&mut self, cx: &Context<'_>) {
-        if let Some(LiveClaim {
-            claim,
-            ending: Ending::Open,
-            ..
-        }) = &self.claim
-        {
-            let change = Change::Halt {
-                reason: HaltReason::Shutdown,
-                retention: claim.retention,
-            };
+        if let Some(LiveClaim { claim, ending: Ending::Open, .. }) = &self.claim {
+            let change = Change::Halt { reason: HaltReason::Shutdown, retention: claim.retention };
             self.settle(claim.owner, change, None, cx);
         }
     }
@@ -194,12 +173,7 @@ impl Lane {
     /// Lets the next job out, if none is in flight.
     pub(crate) fn pump(&mut self, cx: &mut Context<'_>) {
         while self.flight.is_none() {
-            if self
-                .queue
-                .front()
-                .and_then(Job::not_before)
-                .is_some_and(|at| at > cx.moment)
-            {
+            if self.queue.front().and_then(Job::not_before).is_some_and(|at| at > cx.moment) {
                 return;
             }
             let Some(job) = self.queue.pop_front() else { return };
@@ -224,14 +198,8 @@ impl Lane {
     }
 
     fn send(&mut self, job: Job, command: StoreCommand, cx: &mut Context<'_>) {
-        self.flight = Some(Flight {
-            job,
-            sent_at: cx.moment,
-        });
-        cx.out.push(Command::Call {
-            call: Call::Lane(cx.id),
-            command,
-        });
+        self.flight = Some(Flight { job, sent_at: cx.moment });
+        cx.out.push(Command::Call { call: Call::Lane(cx.id), command });
     }
 }
 
@@ -242,61 +210,34 @@ impl Lane {
     ///
     /// While the result is on its way for the first time, those who ask are better off waiting for it.
     fn local_answer(&self, claim: &Claim, cx: &Context<'_>) -> Option<Tracked> {
-        let live = self
-            .claim
-            .as_ref()
-            .filter(|live| live.ending != Ending::Settling)?;
+        let live = self.claim.as_ref().filter(|live| live.ending != Ending::Settling)?;
         if live.claim.fingerprint != claim.fingerprint {
-            return Some(Tracked::Mismatch {
-                expires_at: live.expires_at().into(),
-            });
+            return Some(Tracked::Mismatch { expires_at: live.expires_at().into() });
         }
         let left = cx.moment.until(live.held_until);
-        let retry_after = if left.is_zero() {
-            cx.config.store_limit
-        } else {
-            left
-        };
-        Some(Tracked::Processing {
-            since: Some(live.since.into()),
-            retry_after,
-        })
+        let retry_after = if left.is_zero() { cx.config.store_limit } else { left };
+        Some(Tracked::Processing { since: Some(live.since.into()), retry_after })
     }
 
     fn end_claim(&mut self, cx: &mut Context<'_>) -> Option<LiveClaim> {
         let ended = self.claim.take()?;
-        cx.out.push(Command::Ended {
-            owner: ended.claim.owner,
-        });
+        cx.out.push(Command::Ended { owner: ended.claim.owner });
         Some(ended)
     }
 
     fn lose_claim(&mut self, cx: &mut Context<'_>) {
         if let Some(live) = self.end_claim(cx) {
-            cx.out.push(Command::Lost {
-                id: cx.id,
-                owner: live.claim.owner,
-            });
+            cx.out.push(Command::Lost { id: cx.id, owner: live.claim.owner });
         }
     }
 
     fn tick_patience(&mut self, cx: &mut Context<'_>) {
         let now = cx.moment;
         let out_of_patience = |job: &Job| job.patience().is_some_and(|at| at <= now);
-        if !self
-            .flight
-            .iter()
-            .map(|flight| &flight.job)
-            .chain(&self.queue)
-            .any(out_of_patience)
-        {
+        if !self.flight.iter().map(|flight| &flight.job).chain(&self.queue).any(out_of_patience) {
             return;
         }
-        let jobs = self
-            .flight
-            .iter_mut()
-            .map(|flight| &mut flight.job)
-            .chain(&mut self.queue);
+        let jobs = self.flight.iter_mut().map(|flight| &mut flight.job).chain(&mut self.queue);
         for job in jobs.filter(|job| out_of_patience(job)) {
             match job {
                 Job::Claim(claiming) => {
@@ -339,10 +280,7 @@ impl Lane {
         let in_flight = self.flight.as_ref().and_then(|flight| flight.job.patience());
         let claim = self.claim.as_ref().map(LiveClaim::deadline);
         let ghost = self.ghosts.iter().map(|ghost| ghost.due).min();
-        [retry, patience, in_flight, claim, ghost]
-            .into_iter()
-            .flatten()
-            .min()
+        [retry, patience, in_flight, claim, ghost].into_iter().flatten().min()
     }
 
     /// How many claims it counts for: the live one, those on their way, and those to be laid to rest.
@@ -372,8 +310,5 @@ impl Lane {
 
 /// For a reply of another kind than the command asked for: a backend out of step.
 fn out_of_step() -> StoreError {
-    StoreError::new(
-        StoreErrorKind::Other,
-        "the store did not answer what it was asked",
-    )
+    StoreError::new(StoreErrorKind::Other, "the store did not answer what it was asked")
 }

@@ -54,10 +54,7 @@ impl LiveClaim {
         self.held_until = held_until(&self.claim, sent_at);
         self.told_lost = false;
         self.renew_next(sent_at.after(self.claim.lease / 3));
-        out.push(Command::Held {
-            owner: self.claim.owner,
-            until: self.held_until.into(),
-        });
+        out.push(Command::Held { owner: self.claim.owner, until: self.held_until.into() });
     }
 
     /// A renewal has failed; a third of the lease leaves room for several tries.
@@ -80,19 +77,12 @@ impl LiveClaim {
 
     /// When the record expires if nothing more is heard, roughly.
     pub(crate) fn expires_at(&self) -> Moment {
-        self.held_until
-            .after(margin(&self.claim))
-            .after(self.claim.retention)
+        self.held_until.after(margin(&self.claim)).after(self.claim.retention)
     }
 
     pub(crate) fn deadline(&self) -> Moment {
-        let lost_at = if self.told_lost {
-            self.work_until.max(self.held_until)
-        } else {
-            self.held_until
-        };
-        self.renew_at
-            .map_or(lost_at, |at| if self.told_lost { at } else { at.min(lost_at) })
+        let lost_at = if self.told_lost { self.work_until.max(self.held_until) } else { self.held_until };
+        self.renew_at.map_or(lost_at, |at| if self.told_lost { at } else { at.min(lost_at) })
     }
 }
 

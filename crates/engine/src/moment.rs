@@ -9,10 +9,7 @@ pub(crate) struct Moment(i64);
 impl Moment {
     /// This instant plus `by`; at the end of time (the year 2262) it stays there.
     pub(crate) fn after(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)))
     }
 
     /// How long it is until `later`; nothing if that has passed.

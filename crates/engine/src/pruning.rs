@@ -32,9 +32,7 @@ impl Pruning {
     pub(crate) fn tick(&mut self, config: &Config, now: Moment, entropy: u64, out: &mut Vec<Command>) {
         if self.deadline().is_some_and(|next| next <= now) {
             // Nodes that were started together must not prune together.
-            self.next = config
-                .prune_every
-                .map(|every| now.after(with_jitter(every, entropy)));
+            self.next = config.prune_every.map(|every| now.after(with_jitter(every, entropy)));
             self.step(config, out);
         }
     }
@@ -64,16 +62,13 @@ impl Pruning {
                 }
                 Ok(self.deleted)
             }
-            Ok(_) => Err(StoreError::new(
-                StoreErrorKind::Other,
-                "the store did not answer what it was asked",
-            )),
+            Ok(_) => {
+                Err(StoreError::new(StoreErrorKind::Other, "the store did not answer what it was asked"))
+            }
             Err(error) => Err(error),
         };
-        let answer = answer.map_err(|error| Refused::Unavailable {
-            retry_after: config.store_limit,
-            source: Some(error),
-        });
+        let answer = answer
+            .map_err(|error| Refused::Unavailable { retry_after: config.store_limit, source: Some(error) });
         self.deleted = 0;
         let callers = self.callers.drain(..);
         out.extend(callers.map(|caller| Command::Answer(caller, Answer::Pruned(answer.clone()))));
@@ -83,9 +78,7 @@ impl Pruning {
         self.running = true;
         out.push(Command::Call {
             call: Call::Prune,
-            command: StoreCommand::Prune {
-                limit: config.prune_limit,
-            },
+            command: StoreCommand::Prune { limit: config.prune_limit },
         });
     }
 }

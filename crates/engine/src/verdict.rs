@@ -21,23 +21,13 @@ pub(crate) fn verdict(record: &Record, claim: &Claim, on_orphan: OnOrphan, now: 
         return Verdict::TakeOver;
     }
     Verdict::Answer(match &record.state {
-        State::Completed(response) => Tracked::Cached {
-            response: response.clone(),
-            expires_at,
-        },
-        State::Halted(reason) => Tracked::Halted {
-            reason: *reason,
-            expires_at,
-        },
+        State::Completed(response) => Tracked::Cached { response: response.clone(), expires_at },
+        State::Halted(reason) => Tracked::Halted { reason: *reason, expires_at },
         State::Processing { lease_until } => match (*lease_until - now).try_into() {
-            Ok(left) if *lease_until > now => Tracked::Processing {
-                since: Some(record.claimed_at),
-                retry_after: left,
-            },
-            _ => Tracked::Halted {
-                reason: HaltReason::OwnerLost,
-                expires_at,
-            },
+            Ok(left) if *lease_until > now => {
+                Tracked::Processing { since: Some(record.claimed_at), retry_after: left }
+            }
+            _ => Tracked::Halted { reason: HaltReason::OwnerLost, expires_at },
         },
     })
 }

@@ -15,9 +15,7 @@ pub struct MemoryConfig {
 impl MemoryConfig {
     /// 256 MiB.
     pub fn new() -> Self {
-        Self {
-            budget: 256 * 1024 * 1024,
-        }
+        Self { budget: 256 * 1024 * 1024 }
     }
 
     /// The most bytes that all records together may take, their bookkeeping included. New claims are refused from

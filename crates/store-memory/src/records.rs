@@ -83,7 +83,7 @@ impl Records {
     pub(crate) fn setup(&mut self, setup: &Setup) -> Result<(), StoreError> {
         if let Some(to) = &self.moved_to {
             return Err(
-                StoreError::new(StoreErrorKind::Moved, format!("the records moved to {to}")).not_applied(),
+                StoreError::new(StoreErrorKind::Moved, format!("the records moved to {to}")).not_applied()
             );
         }
         if *self.secret_check.get_or_insert(setup.secret_check) != setup.secret_check {
@@ -151,13 +151,7 @@ impl Records {
             }
             deleted += 1;
         }
-        Pruned {
-            deleted,
-            more: self
-                .by_expiry
-                .first()
-                .is_some_and(|(expires_at, _)| *expires_at <= now),
-        }
+        Pruned { deleted, more: self.by_expiry.first().is_some_and(|(expires_at, _)| *expires_at <= now) }
     }
 
     /// Goes along the expiry index: a record that is not touched during the scan keeps its place there.
@@ -166,16 +160,10 @@ impl Records {
             None => self.by_expiry.iter().copied().take(limit).collect(),
             Some(last) => {
                 use std::ops::Bound::{Excluded, Unbounded};
-                self.by_expiry
-                    .range((Excluded(last), Unbounded))
-                    .copied()
-                    .take(limit)
-                    .collect()
+                self.by_expiry.range((Excluded(last), Unbounded)).copied().take(limit).collect()
             }
         };
-        let next = (keys.len() == limit)
-            .then(|| keys.last().map(encode_cursor))
-            .flatten();
+        let next = (keys.len() == limit).then(|| keys.last().map(encode_cursor)).flatten();
         let records = keys
             .into_iter()
             .filter_map(|(_, id)| self.map.get(&id).map(|record| (id, record.clone())))
@@ -189,11 +177,7 @@ impl Records {
             return Ok(());
         }
         self.prune(now, PRUNED_BY_A_CLAIM);
-        if self.fits(id, record) {
-            Ok(())
-        } else {
-            Err(self.full())
-        }
+        if self.fits(id, record) { Ok(()) } else { Err(self.full()) }
     }
 
     fn fits(&self, id: &RequestId, record: &Record) -> bool {
@@ -231,8 +215,7 @@ impl Records {
     fn delete(&mut self, id: &RequestId) {
         if let Some(old) = self.map.remove(id) {
             self.used -= cost(&old);
-            self.by_expiry
-                .remove(&(old.expires_at.unix_timestamp_nanos(), *id));
+            self.by_expiry.remove(&(old.expires_at.unix_timestamp_nanos(), *id));
         }
     }
 
@@ -262,10 +245,7 @@ fn decode_cursor(cursor: &Cursor) -> Result<ExpiryKey, StoreError> {
     bytes
         .split_first_chunk::<16>()
         .and_then(|(expires_at, id)| {
-            Some((
-                i128::from_be_bytes(*expires_at),
-                RequestId::from_bytes(id.try_into().ok()?),
-            ))
+            Some((i128::from_be_bytes(*expires_at), RequestId::from_bytes(id.try_into().ok()?)))
         })
         .ok_or_else(|| StoreError::new(StoreErrorKind::Invalid, "not a cursor of this store").not_applied())
 }

@@ -20,21 +20,14 @@ fn id(number: u32) -> RequestId {
 }
 
 fn claim(number: u32) -> Claim {
-    let mut claim = Claim::new(
-        id(number),
-        Owner::from_u128(number.into()),
-        Fingerprint::derive(None, []),
-    );
+    let mut claim = Claim::new(id(number), Owner::from_u128(number.into()), Fingerprint::derive(None, []));
     claim.lease = Duration::from_secs(15);
     claim.retention = Duration::from_secs(100);
     claim
 }
 
 fn complete(number: u32, body: impl Into<StoredResponse>) -> Update {
-    let change = Change::Complete {
-        response: body.into(),
-        retention: Duration::from_secs(100),
-    };
+    let change = Change::Complete { response: body.into(), retention: Duration::from_secs(100) };
     Update::new(id(number), Owner::from_u128(number.into()), change)
 }
 
@@ -67,29 +60,19 @@ fn a_full_store_refuses_new_claims_and_settles_all_that_run() {
     assert!(store.used() <= (1 << 20) / 10 * 9);
     for number in 0..claimed {
         let put = complete(number, vec![7; 4096]);
-        assert_eq!(
-            now(store.update(&put, at(1))).unwrap(),
-            Updated::Applied,
-            "settling is never refused"
-        );
+        assert_eq!(now(store.update(&put, at(1))).unwrap(), Updated::Applied, "settling is never refused");
         assert!(store.used() <= 1 << 20);
     }
     let bodies = (0..claimed)
         .filter(|number| {
-            let record = now(store.lookup(&id(*number), at(1)))
-                .unwrap()
-                .expect("nothing unexpired is dropped");
-            let State::Completed(response) = record.state else {
-                panic!("{record:?}")
-            };
+            let record =
+                now(store.lookup(&id(*number), at(1))).unwrap().expect("nothing unexpired is dropped");
+            let State::Completed(response) = record.state else { panic!("{record:?}") };
             assert_eq!(response.digest(), StoredResponse::new(vec![7; 4096]).digest());
             response.bytes().is_some()
         })
         .count();
-    assert!(
-        bodies > 0 && bodies < claimed as usize,
-        "{bodies} of {claimed} bodies were kept"
-    );
+    assert!(bodies > 0 && bodies < claimed as usize, "{bodies} of {claimed} bodies were kept");
 }
 
 #[test]
@@ -97,10 +80,7 @@ fn a_repeated_claim_is_answered_also_when_the_store_is_full() {
     let store = small(1 << 16);
     let claimed = fill(&store);
     for number in 0..claimed {
-        assert_eq!(
-            now(store.insert(&claim(number), at(1))).unwrap(),
-            Inserted::Claimed
-        );
+        assert_eq!(now(store.insert(&claim(number), at(1))).unwrap(), Inserted::Claimed);
     }
 }
 
@@ -109,18 +89,12 @@ fn expired_records_make_room_for_new_claims_without_a_prune() {
     let store = small(1 << 16);
     let claimed = fill(&store);
     for number in claimed..3 * claimed {
-        assert_eq!(
-            now(store.insert(&claim(number), at(115))).unwrap(),
-            Inserted::Claimed
-        );
+        assert_eq!(now(store.insert(&claim(number), at(115))).unwrap(), Inserted::Claimed);
         if number == 2 * claimed - 1 {
             break;
         }
     }
-    assert!(
-        now(store.insert(&claim(2 * claimed + 1), at(115))).is_err(),
-        "the new ones are not expired"
-    );
+    assert!(now(store.insert(&claim(2 * claimed + 1), at(115))).is_err(), "the new ones are not expired");
 }
 
 #[test]
@@ -131,27 +105,9 @@ fn prune_deletes_exactly_what_has_expired_in_steps() {
         claim.retention = Duration::from_secs(if number < 7 { 100 } else { 1000 });
         now(store.insert(&claim, at(0))).unwrap();
     }
-    assert_eq!(
-        now(store.prune(at(114), 100)).unwrap(),
-        Pruned {
-            deleted: 0,
-            more: false
-        }
-    );
-    assert_eq!(
-        now(store.prune(at(115), 5)).unwrap(),
-        Pruned {
-            deleted: 5,
-            more: true
-        }
-    );
-    assert_eq!(
-        now(store.prune(at(115), 5)).unwrap(),
-        Pruned {
-            deleted: 2,
-            more: false
-        }
-    );
+    assert_eq!(now(store.prune(at(114), 100)).unwrap(), Pruned { deleted: 0, more: false });
+    assert_eq!(now(store.prune(at(115), 5)).unwrap(), Pruned { deleted: 5, more: true });
+    assert_eq!(now(store.prune(at(115), 5)).unwrap(), Pruned { deleted: 2, more: false });
     assert_eq!(store.len(), 3);
     for number in 7..10 {
         assert!(now(store.lookup(&id(number), at(115))).unwrap().is_some());
@@ -189,20 +145,11 @@ fn another_secret_and_a_retired_store_are_refused() {
     let setup = |secret: [u8; 32]| Setup::new(Secret::new(secret).check(), at(0));
     now(store.setup(&setup([1; 32]))).unwrap();
     now(store.setup(&setup([1; 32]))).unwrap();
-    assert_eq!(
-        now(store.setup(&setup([2; 32]))).unwrap_err().kind(),
-        StoreErrorKind::WrongSecret
-    );
+    assert_eq!(now(store.setup(&setup([2; 32]))).unwrap_err().kind(), StoreErrorKind::WrongSecret);
     let unkeyed = Setup::new(SecretCheck::unkeyed(), at(0));
-    assert_eq!(
-        now(store.setup(&unkeyed)).unwrap_err().kind(),
-        StoreErrorKind::WrongSecret
-    );
+    assert_eq!(now(store.setup(&unkeyed)).unwrap_err().kind(), StoreErrorKind::WrongSecret);
     now(store.retire("redb:./payments.redb")).unwrap();
-    assert_eq!(
-        now(store.setup(&setup([1; 32]))).unwrap_err().kind(),
-        StoreErrorKind::Moved
-    );
+    assert_eq!(now(store.setup(&setup([1; 32]))).unwrap_err().kind(), StoreErrorKind::Moved);
 }
 
 #[test]
@@ -233,15 +180,9 @@ fn a_restored_record_is_the_same_record() {
     now(from.insert(&claim(1), at(0))).unwrap();
     now(from.update(&complete(1, "a"), at(1))).unwrap();
     let record = now(from.lookup(&id(1), at(2))).unwrap().unwrap();
-    assert_eq!(
-        now(to.restore(&id(1), &record, at(2))).unwrap(),
-        Restored::Restored
-    );
+    assert_eq!(now(to.restore(&id(1), &record, at(2))).unwrap(), Restored::Restored);
     assert_eq!(now(to.lookup(&id(1), at(2))).unwrap(), Some(record.clone()));
-    assert_eq!(
-        now(to.restore(&id(1), &record, at(2))).unwrap(),
-        Restored::Exists(record)
-    );
+    assert_eq!(now(to.restore(&id(1), &record, at(2))).unwrap(), Restored::Exists(record));
 }
 
 #[test]
@@ -257,16 +198,7 @@ fn a_batch_answers_each_command_in_order() {
     let replies = now(store.apply(&batch, at(0)));
     assert_eq!(replies[0], Ok(StoreReply::Inserted(Inserted::Claimed)));
     assert_eq!(replies[1], Ok(StoreReply::Found(None)));
-    assert_eq!(
-        replies[2].as_ref().unwrap_err().kind(),
-        StoreErrorKind::Unsupported
-    );
+    assert_eq!(replies[2].as_ref().unwrap_err().kind(), StoreErrorKind::Unsupported);
     assert_eq!(replies[3], Ok(StoreReply::Updated(Updated::Applied)));
-    assert_eq!(
-        replies[4],
-        Ok(StoreReply::Pruned(Pruned {
-            deleted: 0,
-            more: false
-        }))
-    );
+    assert_eq!(replies[4], Ok(StoreReply::Pruned(Pruned { deleted: 0, more: false })));
 }

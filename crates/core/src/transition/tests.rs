@@ -18,11 +18,8 @@ fn fingerprint(payload: &str) -> Fingerprint {
 }
 
 fn claim(owner: u128) -> Claim {
-    let mut claim = Claim::new(
-        RequestId::from_bytes([9; 32]),
-        Owner::from_u128(owner),
-        fingerprint("payload"),
-    );
+    let mut claim =
+        Claim::new(RequestId::from_bytes([9; 32]), Owner::from_u128(owner), fingerprint("payload"));
     claim.lease = LEASE;
     claim.retention = RETENTION;
     claim.meta = Meta::new(Bytes::from(format!("meta of {owner}"))).unwrap();
@@ -30,10 +27,7 @@ fn claim(owner: u128) -> Claim {
 }
 
 fn take_over(owner: u128, of: u128) -> Claim {
-    Claim {
-        takes_over: Some(Owner::from_u128(of)),
-        ..claim(owner)
-    }
+    Claim { takes_over: Some(Owner::from_u128(of)), ..claim(owner) }
 }
 
 /// A record of owner 1, claimed at 0: its lease ends at 15, it expires at 3615, settled at 0 at 3600.
@@ -76,9 +70,7 @@ mod insert {
     #[test]
     fn nothing_is_claimed_for_lease_and_retention() {
         assert_claimed_anew(None, &claim(1), at(0));
-        let Write::Put(record) = Record::on_insert(None, &claim(1), at(0)).write else {
-            panic!()
-        };
+        let Write::Put(record) = Record::on_insert(None, &claim(1), at(0)).write else { panic!() };
         assert_eq!(record.state, State::Processing { lease_until: at(15) });
         assert_eq!(record.expires_at, at(3615));
         assert_eq!(record.claimed_at, at(0));
@@ -107,12 +99,7 @@ mod insert {
             let step = Record::on_insert(Some(&processing()), &claim(1), at(seconds));
             assert_eq!(step.answer, Inserted::Claimed);
             let Write::Put(record) = step.write else { panic!() };
-            assert_eq!(
-                record.state,
-                State::Processing {
-                    lease_until: at(seconds + 15)
-                }
-            );
+            assert_eq!(record.state, State::Processing { lease_until: at(seconds + 15) });
             assert_eq!(record.expires_at, at(seconds + 3615));
             assert_eq!(record.claimed_at, at(0), "the generation is the same");
         }
@@ -136,18 +123,11 @@ mod insert {
 
     #[test]
     fn nothing_else_is_taken_over() {
-        assert_exists(
-            &processing(),
-            &take_over(2, 1),
-            at(15) - time::Duration::NANOSECOND,
-        );
+        assert_exists(&processing(), &take_over(2, 1), at(15) - time::Duration::NANOSECOND);
         assert_exists(&completed("a"), &take_over(2, 1), at(20));
         assert_exists(&processing(), &take_over(2, 7), at(20));
         assert_exists(&halted(HaltReason::Cancelled), &take_over(2, 7), at(20));
-        let other_payload = Claim {
-            fingerprint: fingerprint("other"),
-            ..take_over(2, 1)
-        };
+        let other_payload = Claim { fingerprint: fingerprint("other"), ..take_over(2, 1) };
         assert_exists(&processing(), &other_payload, at(20));
         assert_exists(&halted(HaltReason::Cancelled), &other_payload, at(20));
     }
@@ -167,31 +147,16 @@ mod update {
     use super::*;
 
     fn renew() -> Change {
-        Change::Renew {
-            lease: LEASE,
-            retention: RETENTION,
-        }
+        Change::Renew { lease: LEASE, retention: RETENTION }
     }
     fn complete(body: &'static str) -> Change {
-        Change::Complete {
-            response: body.into(),
-            retention: RETENTION,
-        }
+        Change::Complete { response: body.into(), retention: RETENTION }
     }
     fn halt(reason: HaltReason) -> Change {
-        Change::Halt {
-            reason,
-            retention: RETENTION,
-        }
+        Change::Halt { reason, retention: RETENTION }
     }
     fn all() -> [Change; 5] {
-        [
-            renew(),
-            complete("a"),
-            halt(HaltReason::Unknown),
-            Change::Release,
-            Change::Forget,
-        ]
+        [renew(), complete("a"), halt(HaltReason::Unknown), Change::Release, Change::Forget]
     }
 
     fn by(owner: u128, stored: Option<&Record>, change: Change, now: OffsetDateTime) -> Transition<Updated> {
@@ -213,31 +178,18 @@ mod update {
         state: State,
         expires_at: OffsetDateTime,
     ) {
-        let expected = Record {
-            state,
-            expires_at,
-            ..stored.clone()
-        };
-        assert_eq!(
-            by(1, Some(stored), change, now),
-            Transition::put(expected, Updated::Applied)
-        );
+        let expected = Record { state, expires_at, ..stored.clone() };
+        assert_eq!(by(1, Some(stored), change, now), Transition::put(expected, Updated::Applied));
     }
 
     fn assert_deleted(stored: &Record, change: Change, now: OffsetDateTime) {
-        assert_eq!(
-            by(1, Some(stored), change, now),
-            Transition::delete(Updated::Applied)
-        );
+        assert_eq!(by(1, Some(stored), change, now), Transition::delete(Updated::Applied));
     }
 
     #[test]
     fn nothing_or_expired_is_not_found() {
         for change in all() {
-            assert_eq!(
-                by(1, None, change.clone(), at(0)),
-                Transition::keep(Updated::NotFound)
-            );
+            assert_eq!(by(1, None, change.clone(), at(0)), Transition::keep(Updated::NotFound));
             assert_kept(&processing(), change.clone(), at(3615), Updated::NotFound);
             assert_kept(&completed("a"), change.clone(), at(3600), Updated::NotFound);
             assert_kept(&halted(HaltReason::Shutdown), change, at(3600), Updated::NotFound);
@@ -263,13 +215,7 @@ mod update {
                 at(now + 3600),
             );
             for reason in REASONS {
-                assert_written(
-                    &processing(),
-                    halt(reason),
-                    at(now),
-                    State::Halted(reason),
-                    at(now + 3600),
-                );
+                assert_written(&processing(), halt(reason), at(now), State::Halted(reason), at(now + 3600));
             }
             assert_deleted(&processing(), Change::Release, at(now));
         }
@@ -277,28 +223,14 @@ mod update {
 
     #[test]
     fn processing_is_forgotten_only_when_lapsed() {
-        assert_kept(
-            &processing(),
-            Change::Forget,
-            at(15) - time::Duration::NANOSECOND,
-            Updated::Fenced,
-        );
+        assert_kept(&processing(), Change::Forget, at(15) - time::Duration::NANOSECOND, Updated::Fenced);
         assert_deleted(&processing(), Change::Forget, at(15));
     }
 
     #[test]
     fn a_late_copy_of_a_renewal_never_cuts_a_lease_short() {
-        let short = Change::Renew {
-            lease: Duration::from_secs(1),
-            retention: RETENTION,
-        };
-        assert_written(
-            &processing(),
-            short,
-            at(1),
-            State::Processing { lease_until: at(15) },
-            at(3615),
-        );
+        let short = Change::Renew { lease: Duration::from_secs(1), retention: RETENTION };
+        assert_written(&processing(), short, at(1), State::Processing { lease_until: at(15) }, at(3615));
     }
 
     #[test]
@@ -313,11 +245,8 @@ mod update {
 
     #[test]
     fn a_put_whose_body_was_not_kept_is_still_the_same_put() {
-        let shrunk = processing().settled(
-            State::Completed(StoredResponse::new("a").without_body()),
-            RETENTION,
-            at(0),
-        );
+        let shrunk =
+            processing().settled(State::Completed(StoredResponse::new("a").without_body()), RETENTION, at(0));
         assert_kept(&shrunk, complete("a"), at(1), Updated::AlreadyApplied);
         assert_kept(&shrunk, complete("b"), at(1), Updated::Fenced);
     }
@@ -328,13 +257,7 @@ mod update {
             let stored = halted(reason);
             assert_kept(&stored, renew(), at(1), Updated::Fenced);
             if reason == HaltReason::Shutdown {
-                assert_written(
-                    &stored,
-                    complete("a"),
-                    at(1),
-                    State::Completed("a".into()),
-                    at(3601),
-                );
+                assert_written(&stored, complete("a"), at(1), State::Completed("a".into()), at(3601));
             } else {
                 assert_kept(&stored, complete("a"), at(1), Updated::Fenced);
             }
@@ -350,10 +273,7 @@ mod update {
         records.extend(REASONS.map(|reason| (halted(reason), 1)));
         for (stored, now) in records {
             for change in all() {
-                assert_eq!(
-                    by(2, Some(&stored), change, at(now)),
-                    Transition::keep(Updated::Fenced)
-                );
+                assert_eq!(by(2, Some(&stored), change, at(now)), Transition::keep(Updated::Fenced));
             }
         }
     }
@@ -371,10 +291,7 @@ mod restore {
         for record in [processing(), completed("a"), halted(HaltReason::Unknown)] {
             let expected = Transition::put(record.clone(), Restored::Restored);
             assert_eq!(Record::on_restore(None, &record, at(1)), expected);
-            let expired = Record {
-                expires_at: at(1),
-                ..other_owner()
-            };
+            let expired = Record { expires_at: at(1), ..other_owner() };
             assert_eq!(Record::on_restore(Some(&expired), &record, at(1)), expected);
         }
     }
@@ -395,23 +312,14 @@ mod restore {
 
     #[test]
     fn an_expired_record_is_not_written() {
-        assert_eq!(
-            Record::on_restore(None, &completed("a"), at(3600)),
-            Transition::keep(Restored::Expired)
-        );
+        assert_eq!(Record::on_restore(None, &completed("a"), at(3600)), Transition::keep(Restored::Expired));
     }
 }
 
 #[test]
 fn an_absurd_duration_saturates_instead_of_panicking() {
-    let absurd = Claim {
-        lease: Duration::MAX,
-        retention: Duration::MAX,
-        ..claim(1)
-    };
-    let Write::Put(record) = Record::on_insert(None, &absurd, at(0)).write else {
-        panic!()
-    };
+    let absurd = Claim { lease: Duration::MAX, retention: Duration::MAX, ..claim(1) };
+    let Write::Put(record) = Record::on_insert(None, &absurd, at(0)).write else { panic!() };
     assert!(!record.is_lapsed(at(1 << 33)));
 }
 

@@ -52,10 +52,7 @@ impl Lane {
                 self.exists(claiming, record, cx);
             }
             Ok(StoreReply::Inserted(Inserted::Busy)) => {
-                let answer = Tracked::Processing {
-                    since: None,
-                    retry_after: cx.config.store_limit,
-                };
+                let answer = Tracked::Processing { since: None, retry_after: cx.config.store_limit };
                 self.not_claimed(claiming, Ok(answer), cx);
             }
             Ok(StoreReply::Found(None)) => self.not_claimed(claiming, Err(Refused::Overloaded), cx),
@@ -76,13 +73,7 @@ impl Lane {
             self.queue.push_front(Job::Claim(claiming));
             return;
         }
-        let Claiming {
-            caller,
-            claim,
-            work_limit,
-            uncertain,
-            ..
-        } = claiming;
+        let Claiming { caller, claim, work_limit, uncertain, .. } = claiming;
         let live = LiveClaim::new(claim, sent_at, work_limit, uncertain);
         let init = Tracked::Init {
             owner: live.claim.owner,
@@ -106,10 +97,9 @@ impl Lane {
         let answer = match verdict(&record, &claiming.claim, claiming.on_orphan, cx.now) {
             Verdict::Answer(answer) => Ok(answer),
             Verdict::TakeOver if claiming.only_look => Err(Refused::Overloaded),
-            Verdict::TakeOver if raced_out => Ok(Tracked::Processing {
-                since: Some(record.claimed_at),
-                retry_after: cx.config.store_limit,
-            }),
+            Verdict::TakeOver if raced_out => {
+                Ok(Tracked::Processing { since: Some(record.claimed_at), retry_after: cx.config.store_limit })
+            }
             Verdict::TakeOver => {
                 claiming.races += 1;
                 claiming.claim.takes_over = Some(record.owner);
@@ -134,12 +124,7 @@ impl Lane {
             StoreErrorKind::Full => Refused::Overloaded,
             _ => cx.unavailable(Some(error)),
         };
-        let Claiming {
-            caller,
-            claim,
-            uncertain,
-            ..
-        } = claiming;
+        let Claiming { caller, claim, uncertain, .. } = claiming;
         cx.tracked(caller, Err(refused));
         if uncertain {
             self.unwanted(claim, true, cx);
@@ -150,8 +135,7 @@ impl Lane {
     fn not_claimed(&mut self, claiming: Claiming, answer: Result<Tracked, Refused>, cx: &mut Context<'_>) {
         cx.tracked(claiming.caller, answer);
         if claiming.uncertain {
-            self.queue
-                .push_front(Job::LayToRest(Ghost::of(&claiming.claim, true, cx.moment)));
+            self.queue.push_front(Job::LayToRest(Ghost::of(&claiming.claim, true, cx.moment)));
         }
     }
 
@@ -164,9 +148,7 @@ impl Lane {
         match next {
             // The insert is repeated by owner, whether or not it got through the first time.
             Some(next) if !cx.draining && next.may_inherit(&claim) => next.inherit(claim),
-            _ => self
-                .queue
-                .push_front(Job::LayToRest(Ghost::of(&claim, uncertain, cx.moment))),
+            _ => self.queue.push_front(Job::LayToRest(Ghost::of(&claim, uncertain, cx.moment))),
         }
     }
 
@@ -178,10 +160,7 @@ impl Lane {
         }
         if live.held_until <= cx.moment && !live.told_lost {
             live.told_lost = true;
-            cx.out.push(Command::Lost {
-                id: cx.id,
-                owner: live.claim.owner,
-            });
+            cx.out.push(Command::Lost { id: cx.id, owner: live.claim.owner });
         }
         if live.is_over(cx.moment) {
             self.end_claim(cx);
@@ -190,12 +169,7 @@ impl Lane {
 
     pub(super) fn start_renewing(&mut self, job: Job, cx: &mut Context<'_>) {
         let Some(live) = &mut self.claim else { return };
-        let Claim {
-            owner,
-            lease,
-            retention,
-            ..
-        } = live.claim;
+        let Claim { owner, lease, retention, .. } = live.claim;
         let command = match (&job, live.ending) {
             // The result itself is about to go out.
             (_, Ending::Settling) | (Job::Reclaim, Ending::Failing) => {

@@ -34,11 +34,7 @@ impl Lane {
             Updated::Fenced => Settled::Superseded,
         };
         cx.answer(settling.caller, Answer::Settled(answer));
-        if self
-            .claim
-            .as_ref()
-            .is_none_or(|live| live.claim.owner != settling.owner)
-        {
+        if self.claim.as_ref().is_none_or(|live| live.claim.owner != settling.owner) {
             return;
         }
         if let Some(live) = self.end_claim(cx)
@@ -46,10 +42,7 @@ impl Lane {
             && live.uncertain
         {
             // A late copy of the insert would block an id that is free.
-            let ghost = Ghost {
-                change: Change::Release,
-                ..Ghost::of(&live.claim, true, cx.moment)
-            };
+            let ghost = Ghost { change: Change::Release, ..Ghost::of(&live.claim, true, cx.moment) };
             self.haunt(ghost, cx);
         }
     }
@@ -67,11 +60,7 @@ impl Lane {
         }
         settling.not_before = cx.moment.after(cx.config.backoff(settling.attempts));
         settling.attempts = settling.attempts.saturating_add(1);
-        if let Some(live) = self
-            .claim
-            .as_mut()
-            .filter(|live| live.claim.owner == settling.owner)
-        {
+        if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == settling.owner) {
             live.ending = Ending::Failing;
         }
         self.queue.push_front(Job::Settle(settling));
@@ -104,11 +93,7 @@ impl Lane {
             cx.answer(caller, Answer::Forgotten(Ok(Forgotten::Refused)));
             return;
         }
-        self.send(
-            job,
-            StoreCommand::Update(Update::new(cx.id, owner, Change::Forget)),
-            cx,
-        );
+        self.send(job, StoreCommand::Update(Update::new(cx.id, owner, Change::Forget)), cx);
     }
 
     pub(super) fn forget_replied(

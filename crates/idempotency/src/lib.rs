@@ -1,0 +1,67 @@
+//! A client that got no answer retries, and the work must not happen twice: one charge, one order, one e-mail.
+//!
+//! The **request tracker** is asked before the work, told the result after it, and answers every retry with what it
+//! knows. An application spawns it and calls [`once`](TrackerHandle::once):
+//!
+//! ```
+//! use idempotency::{MemoryStore, Once, Outcome, Scope, Tracker};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), idempotency::Error> {
+//! let tracker = Tracker::builder(MemoryStore::new()).spawn().await?;
+//!
+//! // Which request is it, and what does it ask for?
+//! let id = tracker.request_id(&Scope::global(), [&b"POST"[..], b"/payments", b"key-1"]);
+//! let payload = tracker.fingerprint([&br#"{"amount":1000}"#[..]]);
+//!
+//! let charge = || async { Outcome::<()>::done("201 Created") };
+//! let first = tracker.once(id, payload, charge).await?;
+//! let retry = tracker.once(id, payload, charge).await?;
+//! assert!(matches!(first, Once::Done { replayed: false, .. }));
+//! assert!(matches!(retry, Once::Done { replayed: true, .. }));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Or it sends the typed messages of the actor: [`Track`], [`PutResponse`], [`Halt`], [`Release`].
+//!
+//! # What it promises
+//!
+//! At most one caller at a time works on a request, on any number of threads; every retry gets the response of the
+//! one that was stored, byte for byte; another payload under the same key is told apart; a caller that dies blocks
+//! its key for no longer than a lease; and no error of the store is ever an answer. What happens to a request whose
+//! caller died half way is a policy: [`OnOrphan::Halt`] (at most once, the default) or [`OnOrphan::Rerun`] (at least
+//! once). Exactly once does not exist across two systems.
+//!
+//! # Features
+//!
+//! * `memory` (default): [`MemoryStore`], which is gone with the process.
+//!
+//! A store of one's own implements [`store::Store`].
+
+#![deny(missing_docs)]
+
+pub use idempotency_core::{
+    Body, Clock, Digest, Durability, Fingerprint, HaltReason, IdempotencyKey, InvalidIdempotencyKey,
+    ManualClock, Meta, MetaTooLarge, Owner, Record, RequestId, Scheme, Scope, Secret, State, StoredResponse,
+    Survives, SystemClock,
+};
+pub use idempotency_tracker::{
+    Builder, Error, ErrorKind, Forget, Forgotten, Halt, Lease, Lookup, OnOrphan, Once, Outcome, Permit,
+    Placement, Prune, PutResponse, Release, RequestTracker, Settled, Settling, ShutdownReport, Status,
+    StatusReport, Track, Tracked, Tracker, TrackerHandle, TrackerMessage, Tracking,
+};
+
+#[cfg(feature = "memory")]
+pub use idempotency_store_memory::{MemoryConfig, MemoryStore};
+
+/// For those who write a store: the trait, what travels through it, and the table of transitions.
+///
+/// The example `custom_store` is a whole store in under 80 lines.
+pub mod store {
+    pub use idempotency_core::{
+        Capabilities, Change, Claim, Cursor, Inserted, Page, Pruned, Record, Restored, SecretCheck, Setup,
+        Store, StoreCommand, StoreError, StoreErrorKind, StoreReply, Transition, Update, Updated, Write,
+    };
+    pub use idempotency_tracker::{StoreBatch, StoreReplies};
+}

@@ -1,0 +1,40 @@
+use std::future::Future;
+
+use actix::Message;
+
+use crate::{Forget, Halt, Lookup, Prune, PutResponse, Release, Status, Track, TrackerHandle};
+
+/// A message that [`TrackerHandle::send`] takes. Sealed: the tracker understands these and no others.
+pub trait TrackerMessage: Message + sealed::Sealed + Send {
+    #[doc(hidden)]
+    fn ask(self, tracker: &TrackerHandle) -> impl Future<Output = Self::Result> + Send;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Each message is the method of the same name.
+macro_rules! ask {
+    ($($message:ty, |$this:pat_param, $tracker:ident| $answer:expr;)*) => {$(
+        impl sealed::Sealed for $message {}
+
+        impl TrackerMessage for $message {
+            async fn ask(self, $tracker: &TrackerHandle) -> Self::Result {
+                let $this = self;
+                $answer.await
+            }
+        }
+    )*};
+}
+
+ask! {
+    Track, |track, tracker| tracker.track(track);
+    PutResponse, |PutResponse { permit, response }, _tracker| permit.complete(response);
+    Halt, |Halt { permit, reason }, _tracker| permit.halt(reason);
+    Release, |Release { permit }, _tracker| permit.release();
+    Lookup, |Lookup { id }, tracker| tracker.lookup(id);
+    Forget, |Forget { id, owner }, tracker| tracker.forget(id, owner);
+    Prune, |Prune, tracker| tracker.prune();
+    Status, |Status, tracker| tracker.status();
+}

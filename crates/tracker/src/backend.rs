@@ -1,0 +1,302 @@
+//! The tracker's side of its backend: sends it what the engine wants called, in batches, and replaces it when it dies.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix::{Recipient, dev::RecipientRequest};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use idempotency_core::{
+    Capabilities, SecretCheck, Setup, StoreCommand, StoreError, StoreErrorKind, StoreReply,
+};
+use idempotency_engine::Call;
+use time::OffsetDateTime;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{StoreBatch, store_actor::StoreReplies};
+
+/// Starts a backend actor on the same store as the one before.
+pub(crate) type StartBackend = Arc<dyn Fn() -> Recipient<StoreBatch> + Send + Sync>;
+
+/// A call and what came of it.
+pub(crate) type Returned = (Call, Result<StoreReply, StoreError>);
+
+pub(crate) struct Backend {
+    start: StartBackend,
+    secret_check: SecretCheck,
+    capabilities: Capabilities,
+    store_limit: Duration,
+    state: State,
+    /// What the engine wants called and was not sent yet, and since when.
+    calls: VecDeque<(Call, StoreCommand, Instant)>,
+    under_way: FuturesUnordered<UnderWay>,
+    /// Times that the backend died in a row, without a call that succeeded in between.
+    deaths: u32,
+    restarts: u64,
+}
+
+enum State {
+    /// Its `setup` is under way.
+    SettingUp(Recipient<StoreBatch>, Pin<Box<RecipientRequest<StoreBatch>>>, Pin<Box<Sleep>>),
+    Up(Recipient<StoreBatch>),
+    /// It died, and is replaced at this time.
+    Down(Pin<Box<Sleep>>),
+    /// No more calls.
+    Closed,
+}
+
+/// What became of the very first `setup`.
+pub(crate) enum FirstSetup {
+    Succeeded,
+    Failed(StoreError),
+}
+
+impl Backend {
+    pub(crate) fn new(
+        start: StartBackend,
+        capabilities: Capabilities,
+        secret_check: SecretCheck,
+        store_limit: Duration,
+        now: OffsetDateTime,
+    ) -> Self {
+        let mut backend = Self {
+            start,
+            secret_check,
+            capabilities,
+            store_limit,
+            state: State::Closed,
+            calls: VecDeque::new(),
+            under_way: FuturesUnordered::new(),
+            deaths: 0,
+            restarts: 0,
+        };
+        backend.set_up(now);
+        backend
+    }
+
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(crate) fn call(&mut self, call: Call, command: StoreCommand) {
+        self.calls.push_back((call, command, Instant::now()));
+    }
+
+    /// Sends what waits, if there is somebody to send it to.
+    pub(crate) fn send(&mut self, now: OffsetDateTime) {
+        let State::Up(recipient) = &self.state else { return };
+        if self.calls.is_empty() {
+            return;
+        }
+        if !recipient.connected() {
+            self.died("its mailbox is closed");
+            return;
+        }
+        // Where commands are answered one by one, each travels alone: a slow key must not delay another.
+        let together = self.capabilities.batches || self.capabilities.immediate;
+        let most = if together { self.calls.len() } else { 1 };
+        while !self.calls.is_empty() {
+            let (calls, commands) =
+                self.calls.drain(..most).map(|(call, command, _)| (call, command)).collect();
+            let request = Box::pin(recipient.send(StoreBatch { commands, now }));
+            self.under_way.push(UnderWay { calls, request });
+        }
+    }
+
+    /// Takes in what came back, and replaces a backend that died. Wakes the task when there is more.
+    pub(crate) fn poll(
+        &mut self,
+        now: OffsetDateTime,
+        cx: &mut Context<'_>,
+        returned: &mut Vec<Returned>,
+    ) -> Option<FirstSetup> {
+        while let Poll::Ready(Some((calls, replies))) = self.under_way.poll_next_unpin(cx) {
+            self.take_in(calls, replies, returned);
+        }
+        self.poll_state(now, cx, returned)
+    }
+
+    /// Sends the last command. Nothing is sent after it.
+    pub(crate) fn close(&mut self, now: OffsetDateTime) -> Option<RecipientRequest<StoreBatch>> {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Up(recipient) => {
+                Some(recipient.send(StoreBatch { commands: vec![StoreCommand::Close], now }))
+            }
+            _ => None,
+        }
+    }
+
+    fn take_in(&mut self, calls: Vec<Call>, replies: Option<StoreReplies>, returned: &mut Vec<Returned>) {
+        let count = calls.len();
+        match replies {
+            Some(replies) if replies.len() == count => {
+                if replies.iter().any(Result::is_ok) {
+                    self.deaths = 0;
+                }
+                returned.extend(calls.into_iter().zip(replies));
+            }
+            Some(replies) => {
+                let message = format!("the backend gave {} answers to {count} commands", replies.len());
+                let error = StoreError::new(StoreErrorKind::Other, message);
+                returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
+            }
+            // A closed mailbox: nobody knows whether it ran.
+            None => {
+                let error = StoreError::new(StoreErrorKind::Unavailable, "the backend actor died");
+                returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
+                if let State::Up(recipient) = &self.state
+                    && !recipient.connected()
+                {
+                    self.died("it did not answer any more");
+                }
+            }
+        }
+    }
+
+    fn poll_state(
+        &mut self,
+        now: OffsetDateTime,
+        cx: &mut Context<'_>,
+        returned: &mut Vec<Returned>,
+    ) -> Option<FirstSetup> {
+        loop {
+            match &mut self.state {
+                State::Closed => return None,
+                State::Up(recipient) => {
+                    if !recipient.connected() {
+                        self.died("its mailbox is closed");
+                        continue;
+                    }
+                    return None;
+                }
+                State::Down(until) => match until.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.give_up_old_calls(returned);
+                        return None;
+                    }
+                    Poll::Ready(()) => {
+                        self.restarts += 1;
+                        self.set_up(now);
+                    }
+                },
+                State::SettingUp(_, request, limit) => {
+                    let first = self.restarts == 0;
+                    let answer = match request.as_mut().poll(cx) {
+                        Poll::Ready(answer) => setup_answer(answer.ok()),
+                        Poll::Pending => match limit.as_mut().poll(cx) {
+                            Poll::Ready(()) => {
+                                Err(StoreError::new(StoreErrorKind::TimedOut, "setup did not end in time"))
+                            }
+                            Poll::Pending => {
+                                self.give_up_old_calls(returned);
+                                return None;
+                            }
+                        },
+                    };
+                    match answer {
+                        Ok(()) => {
+                            self.is_set_up();
+                            if first {
+                                return Some(FirstSetup::Succeeded);
+                            }
+                        }
+                        Err(error) if first => {
+                            self.state = State::Closed;
+                            return Some(FirstSetup::Failed(error));
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "the store could not be set up again");
+                            self.died("setup failed");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_up(&mut self, now: OffsetDateTime) {
+        let recipient = (self.start)();
+        let setup = StoreCommand::Setup(Setup::new(self.secret_check, now));
+        let request = Box::pin(recipient.send(StoreBatch { commands: vec![setup], now }));
+        // The actor bounds its calls; this bound is for an actor that does not.
+        let limit = Box::pin(sleep_until(Instant::now() + self.store_limit * 2));
+        self.state = State::SettingUp(recipient, request, limit);
+    }
+
+    fn is_set_up(&mut self) {
+        if let State::SettingUp(recipient, ..) = std::mem::replace(&mut self.state, State::Closed) {
+            if self.restarts > 0 {
+                tracing::info!(restarts = self.restarts, "the backend is back");
+            }
+            self.state = State::Up(recipient);
+        }
+    }
+
+    /// The first replacement comes at once: one panic is an accident. Then it takes 10 ms, doubling, up to 5 s.
+    fn died(&mut self, reason: &'static str) {
+        let back_off = match self.deaths {
+            0 => Duration::ZERO,
+            deaths => Duration::from_millis(10 << deaths.min(9)).min(Duration::from_secs(5)),
+        };
+        self.deaths += 1;
+        tracing::warn!(reason, ?back_off, "the backend died and is replaced");
+        self.state = State::Down(Box::pin(sleep_until(Instant::now() + back_off)));
+    }
+
+    /// What has waited for longer than a call may take was certainly not sent.
+    fn give_up_old_calls(&mut self, returned: &mut Vec<Returned>) {
+        let old = |since: &Instant| since.elapsed() >= self.store_limit;
+        while self.calls.front().is_some_and(|(.., since)| old(since)) {
+            let Some((call, ..)) = self.calls.pop_front() else { return };
+            let error =
+                StoreError::new(StoreErrorKind::Unavailable, "the backend is being restarted").not_applied();
+            returned.push((call, Err(error)));
+        }
+    }
+}
+
+fn setup_answer(replies: Option<StoreReplies>) -> Result<(), StoreError> {
+    match replies.map(|mut replies| replies.pop()) {
+        Some(Some(Ok(_))) => Ok(()),
+        Some(Some(Err(error))) => Err(error),
+        Some(None) => Err(StoreError::new(StoreErrorKind::Other, "the backend did not answer `setup`")),
+        None => Err(StoreError::new(StoreErrorKind::Panicked, "the backend died during `setup`")),
+    }
+}
+
+/// A batch on its way. `None` from a backend that died.
+struct UnderWay {
+    calls: Vec<Call>,
+    request: Pin<Box<RecipientRequest<StoreBatch>>>,
+}
+
+impl Future for UnderWay {
+    type Output = (Vec<Call>, Option<StoreReplies>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.request.as_mut().poll(cx).map(|replies| (std::mem::take(&mut self.calls), replies.ok()))
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("is_up", &self.is_up())
+            .field("restarts", &self.restarts)
+            .finish_non_exhaustive()
+    }
+}

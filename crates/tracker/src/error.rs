@@ -1,0 +1,110 @@
+use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
+
+use idempotency_core::StoreError;
+use idempotency_engine::Refused;
+
+/// Why the tracker has no answer.
+///
+/// ```
+/// use idempotency_tracker::{Error, ErrorKind};
+///
+/// fn status(error: &Error) -> u16 {
+///     match error.kind() {
+///         ErrorKind::Invalid(_) => 400,
+///         _ => 503, // with `Retry-After` where `error.retry_after()` says one
+///     }
+/// }
+/// ```
+///
+/// What the store said is the [`source`](StdError::source): for the log, never for a client.
+#[derive(Debug, Clone)]
+pub struct Error {
+    kind: ErrorKind,
+    source: Option<StoreError>,
+}
+
+/// What kind of [`Error`] it is, with what a caller can do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Too many claims are live, too many callers wait, or the store is full.
+    Overloaded,
+    /// The tracker is shutting down, or has shut down.
+    ShuttingDown,
+    /// The store does not answer. No work is started without it.
+    Unavailable {
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// What was asked makes no sense; asked again it will not either.
+    Invalid(Cow<'static, str>),
+    /// The store refused to be set up, so the tracker did not start.
+    Setup,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind) -> Self {
+        Self { kind, source: None }
+    }
+
+    pub(crate) fn invalid(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Invalid(reason.into()))
+    }
+
+    pub(crate) fn setup(source: StoreError) -> Self {
+        Self { kind: ErrorKind::Setup, source: Some(source) }
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// Whether the same call may succeed later, here or on another node.
+    pub fn is_retryable(&self) -> bool {
+        match &self.kind {
+            ErrorKind::Overloaded | ErrorKind::ShuttingDown | ErrorKind::Unavailable { .. } => true,
+            ErrorKind::Invalid(_) => false,
+            ErrorKind::Setup => self.source.as_ref().is_some_and(StoreError::is_retryable),
+        }
+    }
+
+    /// When it is worth asking again, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            ErrorKind::Unavailable { retry_after } => Some(retry_after),
+            _ => None,
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Overloaded => Self::new(ErrorKind::Overloaded),
+            Refused::ShuttingDown => Self::new(ErrorKind::ShuttingDown),
+            Refused::Unavailable { retry_after, source } => {
+                Self { kind: ErrorKind::Unavailable { retry_after }, source }
+            }
+        }
+    }
+}
+
+/// Says nothing of the store: this text may reach a client.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            ErrorKind::Overloaded => f.write_str("too many requests are in flight"),
+            ErrorKind::ShuttingDown => f.write_str("the request tracker is shutting down"),
+            ErrorKind::Unavailable { .. } => f.write_str("the request tracker cannot reach its store"),
+            ErrorKind::Invalid(reason) => write!(f, "invalid: {reason}"),
+            ErrorKind::Setup => f.write_str("the store refused to be set up"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,247 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix::Addr;
+use idempotency_core::{Clock, Fingerprint, Owner, Record, RequestId, Scope, Secret};
+use idempotency_engine::Caller;
+use tokio::{runtime, sync::oneshot};
+use tracing::Span;
+
+use crate::{
+    Error, Forgotten, Permit, RequestTracker, ShutdownReport, StatusReport, Track, Tracked,
+    ask::TrackerMessage,
+    host::Host,
+    inbox::{Inbox, Input, Reply},
+};
+
+/// Speaks to the tracker from any thread and any runtime. Cheap to clone.
+///
+/// ```
+/// use idempotency_core::Scope;
+/// use idempotency_store_memory::MemoryStore;
+/// use idempotency_tracker::{Tracked, Tracker};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let tracker = Tracker::builder(MemoryStore::new()).spawn().await.unwrap();
+/// let id = tracker.request_id(&Scope::global(), [&b"key-1"[..]]);
+/// let fingerprint = tracker.fingerprint([&b"amount=10"[..]]);
+///
+/// let Tracked::Init(permit) = tracker.track((id, fingerprint)).await.unwrap() else { panic!() };
+/// permit.complete("201 Created").await.unwrap();
+///
+/// // The retry.
+/// let Tracked::Cached { response, .. } = tracker.track((id, fingerprint)).await.unwrap() else { panic!() };
+/// assert_eq!(response.bytes().unwrap(), "201 Created");
+/// # });
+/// ```
+///
+/// When the last handle and the last `Addr` are gone the tracker lets what runs finish, closes the store and ends.
+/// [`shutdown`](Self::shutdown) does the same within a time, and tells when it is done.
+#[derive(Clone)]
+pub struct TrackerHandle(Arc<Shared>);
+
+struct Shared {
+    inbox: Inbox,
+    addr: Addr<RequestTracker>,
+    host: Host,
+    clock: Arc<dyn Clock>,
+    secret: Option<Secret>,
+}
+
+impl TrackerHandle {
+    pub(crate) fn new(
+        inbox: Inbox,
+        addr: Addr<RequestTracker>,
+        host: Host,
+        clock: Arc<dyn Clock>,
+        secret: Option<Secret>,
+    ) -> Self {
+        Self(Arc::new(Shared { inbox, addr, host, clock, secret }))
+    }
+
+    /// Asks, before the work, whether to do it. Sent at this call.
+    ///
+    /// Cancel safe: if the future is dropped before it gave its answer, nothing was done, and the claim, should it
+    /// have been made, is released or goes to the next caller.
+    ///
+    /// # Errors
+    ///
+    /// `Overloaded`, `ShuttingDown`, `Unavailable`, `Invalid`.
+    pub fn track(&self, track: impl Into<Track>) -> Tracking {
+        let track = track.into();
+        let span = tracing::debug_span!("track", id = %track.id);
+        let inbox = self.0.inbox.clone();
+        let state = match inbox.admit() {
+            Err(refused) => TrackingState::Refused(refused),
+            Ok(slot) => {
+                let (reply, answer) = oneshot::channel();
+                let (id, caller) = (track.id, inbox.next_caller());
+                inbox.push(Input::Track { caller, track, reply: Some(reply), slot: Some(slot) });
+                TrackingState::Waiting { answer, id, caller }
+            }
+        };
+        Tracking { state, inbox, span }
+    }
+
+    /// The record of an id, for an operator. It claims nothing. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// `ShuttingDown`, `Unavailable`.
+    pub async fn lookup(&self, id: RequestId) -> Result<Option<Record>, Error> {
+        self.ask(|reply| Input::Lookup { id, reply }).await
+    }
+
+    /// Deletes a settled or orphaned record by the owner that was read; never a running one.
+    ///
+    /// Not cancel safe: sent at the first poll, it happens or not.
+    ///
+    /// # Errors
+    ///
+    /// `ShuttingDown`; `Unavailable`: it may have happened.
+    pub async fn forget(&self, id: RequestId, owner: Owner) -> Result<Forgotten, Error> {
+        self.ask(|reply| Input::Forget { id, owner, reply }).await
+    }
+
+    /// Prunes all expired records now, in steps, and tells how many there were. The tracker does so by itself every
+    /// `prune_every`.
+    ///
+    /// # Errors
+    ///
+    /// `ShuttingDown`, `Unavailable`.
+    pub async fn prune(&self) -> Result<usize, Error> {
+        self.ask(|reply| Input::Prune { reply }).await
+    }
+
+    /// How the tracker is.
+    ///
+    /// # Errors
+    ///
+    /// `ShuttingDown`.
+    pub async fn status(&self) -> Result<StatusReport, Error> {
+        self.ask(|reply| Input::Status { reply }).await
+    }
+
+    /// Sends one of the typed messages: [`Track`], [`PutResponse`](crate::PutResponse), [`Halt`](crate::Halt),
+    /// [`Release`](crate::Release), [`Lookup`](crate::Lookup), [`Forget`](crate::Forget), [`Prune`](crate::Prune),
+    /// [`Status`](crate::Status). The same as the methods.
+    ///
+    /// # Errors
+    ///
+    /// Those of the method.
+    pub async fn send<M: TrackerMessage>(&self, message: M) -> M::Result {
+        message.ask(self).await
+    }
+
+    /// Takes no new claims, waits up to `grace` for what runs, settles the rest as `Halted(Shutdown)`, closes the
+    /// store and ends the threads. What runs on after that may still complete its record from another node, as a
+    /// late result.
+    ///
+    /// Once called it happens, also if the future is dropped. Called again it waits for the first one.
+    ///
+    /// # Errors
+    ///
+    /// `ShuttingDown` if the tracker was gone already.
+    pub async fn shutdown(&self, grace: Duration) -> Result<ShutdownReport, Error> {
+        let report = self.ask(|reply| Input::Shutdown { grace, reply }).await;
+        self.0.host.ended().await;
+        report
+    }
+
+    /// The actor itself. See [`RequestTracker`] for what differs there.
+    pub fn addr(&self) -> Addr<RequestTracker> {
+        self.0.addr.clone()
+    }
+
+    /// Names a request, with the tracker's secret: [`RequestId::derive`].
+    pub fn request_id<'a>(&self, scope: &Scope, parts: impl IntoIterator<Item = &'a [u8]>) -> RequestId {
+        RequestId::derive(self.0.secret.as_ref(), scope, parts)
+    }
+
+    /// Hashes a payload, with the tracker's secret: [`Fingerprint::derive`].
+    pub fn fingerprint<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
+        Fingerprint::derive(self.0.secret.as_ref(), parts)
+    }
+
+    /// The tracker's clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.0.clock
+    }
+
+    /// Where detached work runs: the runtime at hand, else the one that `spawn` was called in, else the tracker's.
+    pub(crate) fn runtime(&self) -> runtime::Handle {
+        runtime::Handle::try_current().unwrap_or_else(|_| self.0.host.runtime().clone())
+    }
+
+    async fn ask<T>(&self, input: impl FnOnce(Reply<Result<T, Error>>) -> Input) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.0.inbox.push(input(Some(reply)));
+        answer.await.unwrap_or_else(|_| Err(self.0.inbox.closed()))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.inbox.push(Input::Abandoned);
+    }
+}
+
+impl fmt::Debug for TrackerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrackerHandle").field("inbox", &self.0.inbox).finish_non_exhaustive()
+    }
+}
+
+/// The answer to [`TrackerHandle::track`] on its way.
+#[derive(Debug)]
+#[must_use = "dropped before it gives its answer, the claim is released"]
+pub struct Tracking {
+    state: TrackingState,
+    inbox: Inbox,
+    span: Span,
+}
+
+#[derive(Debug)]
+enum TrackingState {
+    Refused(Error),
+    Waiting { answer: oneshot::Receiver<Result<Tracked, Error>>, id: RequestId, caller: Caller },
+    Answered,
+}
+
+impl Future for Tracking {
+    type Output = Result<Tracked, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let tracked = match &mut self.state {
+            TrackingState::Refused(refused) => Err(refused.clone()),
+            TrackingState::Waiting { answer, .. } => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(Ok(Tracked::Init(permit)))) => Ok(Tracked::Init(Permit::delivered(permit))),
+                Poll::Ready(Ok(answer)) => answer,
+                Poll::Ready(Err(_)) => Err(self.inbox.closed()),
+            },
+            // As a future that was polled after its end may.
+            TrackingState::Answered => Err(Error::invalid("the answer was taken already")),
+        };
+        self.state = TrackingState::Answered;
+        self.span.in_scope(|| match &tracked {
+            Ok(tracked) => tracing::debug!(outcome = tracked.outcome(), "answered"),
+            Err(error) => tracing::debug!(%error, "answered"),
+        });
+        Poll::Ready(tracked)
+    }
+}
+
+impl Drop for Tracking {
+    fn drop(&mut self) {
+        if let TrackingState::Waiting { id, caller, .. } = self.state {
+            self.inbox.push(Input::Gone { id, caller });
+        }
+    }
+}

@@ -1,0 +1,109 @@
+use std::{
+    future::Future,
+    mem,
+    pin::Pin,
+    task::{self, Poll},
+    time::Duration,
+};
+
+use actix::{ActorFuture, Context};
+use idempotency_engine::Event;
+use rand::Rng;
+use time::OffsetDateTime;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep, sleep},
+};
+
+use super::{ABANDONED_GRACE, RequestTracker};
+use crate::{backend::Returned, inbox::Input};
+
+/// How many inputs are taken in before the commands they lead to go out together.
+const INPUTS_A_ROUND: usize = 256;
+
+/// What the actor does whenever it is woken: takes in what has come, lets the engine decide, carries it out.
+///
+/// One future for everything, since every future in an actor's context is polled at each wake.
+pub(super) struct Drive {
+    receiver: mpsc::UnboundedReceiver<Input>,
+    inputs: Vec<Input>,
+    returned: Vec<Returned>,
+    timer: Pin<Box<Sleep>>,
+    /// When the timer fires: at the engine's deadline or earlier.
+    armed: Option<OffsetDateTime>,
+}
+
+impl ActorFuture<RequestTracker> for Drive {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        actor: &mut RequestTracker,
+        ctx: &mut Context<RequestTracker>,
+        task: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        let this = &mut *self;
+        let now = actor.clock.now();
+
+        let raw = mem::take(&mut *actor.raw.borrow_mut());
+        let from_inbox = this.receiver.poll_recv_many(task, &mut this.inputs, INPUTS_A_ROUND);
+        let first_setup = actor.backend.poll(now, task, &mut this.returned);
+        if let Some(first_setup) = first_setup {
+            actor.report_start(ctx, first_setup);
+        }
+        let worked = from_inbox.is_ready() || !raw.is_empty() || !this.returned.is_empty();
+
+        for (call, reply) in this.returned.drain(..) {
+            actor.returned(now, call, reply);
+        }
+        for input in raw.into_iter().chain(this.inputs.drain(..)) {
+            actor.take_in(input, now);
+        }
+        if actor.abandoned && actor.shutdown.is_none() && !ctx.connected() {
+            tracing::info!("the last handle is gone");
+            actor.begin_shutdown(now, ABANDONED_GRACE, None);
+        }
+        if actor.engine.deadline().is_some_and(|deadline| deadline <= now) {
+            let entropy = actor.random.next_u64();
+            actor.decide(now, Event::Deadline { entropy });
+        }
+        actor.carry_out(ctx, now);
+
+        if this.arm(actor, now, task) || worked {
+            // Not in a loop: the backend's actor and the timers live on this thread too.
+            task.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drive {
+    pub(super) fn new(receiver: mpsc::UnboundedReceiver<Input>) -> Self {
+        Self {
+            receiver,
+            inputs: Vec::with_capacity(INPUTS_A_ROUND),
+            returned: Vec::new(),
+            timer: Box::pin(sleep(Duration::ZERO)),
+            armed: None,
+        }
+    }
+
+    /// Sees to it that the actor is woken at the engine's deadline. A timer that would fire earlier is left as it is:
+    /// it then finds nothing to do, which is cheaper than moving it at every event. True if it is due already.
+    fn arm(&mut self, actor: &RequestTracker, now: OffsetDateTime, task: &mut task::Context<'_>) -> bool {
+        if self.armed.is_some() && self.timer.as_mut().poll(task).is_ready() {
+            self.armed = None;
+        }
+        let Some(deadline) = actor.engine.deadline() else { return false };
+        if deadline <= now {
+            return true;
+        }
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            let left = (deadline - now).try_into().unwrap_or(Duration::ZERO);
+            self.timer.as_mut().reset(Instant::now() + left);
+            self.armed = Some(deadline);
+            return self.timer.as_mut().poll(task).is_ready();
+        }
+        false
+    }
+}

@@ -1,0 +1,1 @@
+//! All tests that span crates, in one binary.
