@@ -14,7 +14,13 @@ mod ledger;
 mod payment;
 
 use std::{
-    convert::Infallible, error::Error, io, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
+    convert::Infallible,
+    error::Error,
+    io::{self, IsTerminal},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
