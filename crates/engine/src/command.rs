@@ -17,6 +17,8 @@ pub enum Command {
     },
     /// Tell somebody.
     Answer(Caller, Answer),
+    /// Forget this caller of a `Track`: it went away, and nothing more is done for it.
+    Dismiss(Caller),
     /// A renewal succeeded: the permit of `owner` holds until then.
     Held {
         /// The owner in the permit.

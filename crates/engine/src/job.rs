@@ -23,8 +23,10 @@ pub(crate) enum Job {
 /// A `Track` on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Claiming {
-    /// `None` once the caller went away or gave up.
+    /// `None` once the caller was answered.
     pub(crate) caller: Option<Caller>,
+    /// The caller went away. It is dismissed when the job's turn comes: until then it takes up room.
+    pub(crate) gone: bool,
     pub(crate) claim: Claim,
     pub(crate) work_limit: Duration,
     pub(crate) on_orphan: OnOrphan,
@@ -44,6 +46,7 @@ impl Claiming {
     pub(crate) fn new(caller: Caller, track: Track, give_up: Moment, now: Moment) -> Self {
         Self {
             caller: Some(caller),
+            gone: false,
             claim: track.claim,
             work_limit: track.work_limit,
             on_orphan: track.on_orphan,
@@ -60,6 +63,7 @@ impl Claiming {
     /// that claim took an orphan over, a policy that would have done so.
     pub(crate) fn may_inherit(&self, claim: &Claim) -> bool {
         self.caller.is_some()
+            && !self.gone
             && !self.uncertain
             && self.claim.fingerprint == claim.fingerprint
             && (claim.takes_over.is_none() || self.on_orphan == OnOrphan::Rerun)

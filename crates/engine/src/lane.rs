@@ -42,6 +42,15 @@ impl Context<'_> {
         self.answer(caller, Answer::Tracked(answer));
     }
 
+    /// If its caller went away, it has none any more.
+    fn dismiss(&mut self, claiming: &mut Claiming) {
+        if claiming.gone
+            && let Some(caller) = claiming.caller.take()
+        {
+            self.out.push(Command::Dismiss(caller));
+        }
+    }
+
     fn unavailable(&self, source: Option<StoreError>) -> Refused {
         Refused::Unavailable { retry_after: self.config.store_limit.max(Duration::from_secs(1)), source }
     }
@@ -77,25 +86,21 @@ impl Lane {
     }
 
     /// The caller of a `Track` went away. What is under way for it goes on: it may be in the store already.
-    pub(crate) fn gone(&mut self, caller: Caller, cx: &Context<'_>) {
-        if let Some(Flight { job: Job::Claim(claiming), .. }) = &mut self.flight
-            && claiming.caller == Some(caller)
+    pub(crate) fn gone(&mut self, caller: Caller, cx: &mut Context<'_>) {
+        let is_its = |job: &Job| matches!(job, Job::Claim(claiming) if claiming.caller == Some(caller));
+        if let Some(Flight { job, .. }) = &mut self.flight
+            && is_its(job)
+            && let Job::Claim(claiming) = job
         {
-            claiming.caller = None;
-            return;
-        }
-        let waiting = self
-            .queue
-            .iter()
-            .position(|job| matches!(job, Job::Claim(claiming) if claiming.caller == Some(caller)));
-        if let Some(index) = waiting
-            && let Job::Claim(claiming) = &mut self.queue[index]
+            claiming.gone = true;
+        } else if let Some(index) = self.queue.iter().position(is_its)
+            && let Some(Job::Claim(claiming)) = self.queue.get_mut(index)
         {
-            if claiming.uncertain {
-                claiming.caller = None;
-                claiming.not_before = cx.moment;
-            } else {
+            claiming.gone = true;
+            claiming.not_before = cx.moment;
+            if !claiming.uncertain {
                 self.queue.remove(index);
+                cx.out.push(Command::Dismiss(caller));
             }
         }
     }
@@ -159,11 +164,14 @@ impl Lane {
         }
     }
 
-    /// The grace has passed: what still runs is halted, so that the next node need not wait for the lease.
-    pub(crate) fn halt_for_shutdown(&mut self, cx: &Context<'_>) {
+    /// The grace has passed: what still runs is halted, so that the next node need not wait for the lease. By policy
+    /// that node may take over at once, so the permit no longer holds.
+    pub(crate) fn halt_for_shutdown(&mut self, cx: &mut Context<'_>) {
         if let Some(LiveClaim { claim, ending: Ending::Open, .. }) = &self.claim {
+            let owner = claim.owner;
             let change = Change::Halt { reason: HaltReason::Shutdown, retention: claim.retention };
-            self.settle(claim.owner, change, None, cx);
+            cx.out.push(Command::Lost { id: cx.id, owner });
+            self.settle(owner, change, None, cx);
         }
     }
 }

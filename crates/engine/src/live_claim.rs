@@ -54,7 +54,10 @@ impl LiveClaim {
         self.held_until = held_until(&self.claim, sent_at);
         self.told_lost = false;
         self.renew_next(sent_at.after(self.claim.lease / 3));
-        out.push(Command::Held { owner: self.claim.owner, until: self.held_until.into() });
+        // Once it ends nobody is to begin an irreversible step.
+        if self.ending == Ending::Open {
+            out.push(Command::Held { owner: self.claim.owner, until: self.held_until.into() });
+        }
     }
 
     /// A renewal has failed; a third of the lease leaves room for several tries.

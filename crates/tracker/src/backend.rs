@@ -96,15 +96,15 @@ impl Backend {
         self.calls.push_back((call, command, Instant::now()));
     }
 
-    /// Sends what waits, if there is somebody to send it to.
-    pub(crate) fn send(&mut self, now: OffsetDateTime) {
-        let State::Up(recipient) = &self.state else { return };
+    /// Sends what waits, if there is somebody to send it to. True if [`poll`](Self::poll) has something new to poll.
+    pub(crate) fn send(&mut self, now: OffsetDateTime) -> bool {
+        let State::Up(recipient) = &self.state else { return false };
         if self.calls.is_empty() {
-            return;
+            return false;
         }
         if !recipient.connected() {
             self.died("its mailbox is closed");
-            return;
+            return true;
         }
         // Where commands are answered one by one, each travels alone: a slow key must not delay another.
         let together = self.capabilities.batches || self.capabilities.immediate;
@@ -115,6 +115,7 @@ impl Backend {
             let request = Box::pin(recipient.send(StoreBatch { commands, now }));
             self.under_way.push(UnderWay { calls, request });
         }
+        true
     }
 
     /// Takes in what came back, and replaces a backend that died. Wakes the task when there is more.

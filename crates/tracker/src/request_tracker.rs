@@ -192,8 +192,8 @@ impl RequestTracker {
         self.decide(now, Event::Shutdown { caller, until: now.saturating_add(grace) });
     }
 
-    /// Does what the engine decided.
-    fn carry_out(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime) {
+    /// Does what the engine decided. True if calls went to the store, whose answers must be polled for.
+    fn carry_out(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime) -> bool {
         let mut commands = mem::take(&mut self.commands);
         for command in commands.drain(..) {
             match command {
@@ -204,6 +204,7 @@ impl RequestTracker {
                     self.backend.call(call, command);
                 }
                 Command::Answer(caller, answer) => self.answer(ctx, now, caller, answer),
+                Command::Dismiss(caller) => drop(self.callers.remove(&caller)),
                 Command::Held { owner, until } => {
                     if let Some(lease) = self.leases.get(&owner) {
                         lease.keep(until);
@@ -221,7 +222,7 @@ impl RequestTracker {
             }
         }
         self.commands = commands;
-        self.backend.send(now);
+        self.backend.send(now)
     }
 
     fn answer(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime, caller: Caller, answered: Answer) {

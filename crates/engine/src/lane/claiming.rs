@@ -19,6 +19,7 @@ const RACES: u8 = 3;
 
 impl Lane {
     pub(super) fn start_claiming(&mut self, mut claiming: Claiming, cx: &mut Context<'_>) {
+        cx.dismiss(&mut claiming);
         if cx.draining {
             cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
         } else if let Some(answer) = self.local_answer(&claiming.claim, cx) {
@@ -41,11 +42,12 @@ impl Lane {
 
     pub(super) fn claim_replied(
         &mut self,
-        claiming: Claiming,
+        mut claiming: Claiming,
         sent_at: Moment,
         reply: Result<StoreReply, StoreError>,
         cx: &mut Context<'_>,
     ) {
+        cx.dismiss(&mut claiming);
         match reply {
             Ok(StoreReply::Inserted(Inserted::Claimed)) => self.claimed(claiming, sent_at, cx),
             Ok(StoreReply::Inserted(Inserted::Exists(record)) | StoreReply::Found(Some(record))) => {

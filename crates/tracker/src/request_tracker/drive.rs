@@ -67,9 +67,9 @@ impl ActorFuture<RequestTracker> for Drive {
             let entropy = actor.random.next_u64();
             actor.decide(now, Event::Deadline { entropy });
         }
-        actor.carry_out(ctx, now);
+        let sent = actor.carry_out(ctx, now);
 
-        if this.arm(actor, now, task) || worked {
+        if this.arm(actor, now, task) || sent || worked {
             // Not in a loop: the backend's actor and the timers live on this thread too.
             task.waker().wake_by_ref();
         }

@@ -1,0 +1,256 @@
+//! A slow, failing, hanging or panicking store yields the errors of the design and nothing else.
+
+use std::{
+    error::Error as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use idempotency_core::{StoreCommand, StoreErrorKind};
+use idempotency_tracker::{ErrorKind, Settled, Tracked};
+use tokio::time::{Instant, sleep};
+
+use crate::support::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_store_that_fails_or_hangs_is_unavailable_within_two_store_limits() {
+    for fault in [Fault::FailBefore, Fault::FailAfter, Fault::Hang, Fault::HangAfter, Fault::Panic] {
+        virtual_time(async {
+            let store = FaultyStore::new();
+            let tracker = spawn(store.clone()).await;
+            store.down(fault);
+            let before = Instant::now();
+            let error = tracker.track((id(1), payload())).await.unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::Unavailable { retry_after } if *retry_after >= SECOND),
+                "{fault:?}"
+            );
+            assert!(error.is_retryable());
+            assert!(before.elapsed() <= 4 * SECOND + SECOND / 10, "{fault:?}: {:?}", before.elapsed());
+            // What the store said goes no further than source().
+            assert!(!error.to_string().contains("SECRET"), "{error}");
+            if fault == Fault::FailBefore {
+                assert!(error.source().unwrap().to_string().contains("SECRET-HOST"));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_claim_whose_answer_was_lost_is_nobodys_ghost() {
+    for fault in [Fault::FailAfter, Fault::HangAfter] {
+        virtual_time(async {
+            let store = FaultyStore::new();
+            let tracker = spawn(store.clone()).await;
+            store.always("insert", fault);
+            tracker.track((id(1), payload())).await.unwrap_err();
+            // The claim is in the store, and nobody works under it. It is cleaned up, so the retry runs.
+            store.well();
+            assert_eq!(outcome(&tracker, id(1)).await, "init", "{fault:?}");
+        });
+    }
+}
+
+#[test]
+fn one_lost_answer_is_not_even_noticed() {
+    for fault in [Fault::FailBefore, Fault::FailAfter, Fault::Panic, Fault::HangAfter] {
+        for call in ["insert", "complete"] {
+            virtual_time(async {
+                let store = FaultyStore::new();
+                let tracker = spawn(store.clone()).await;
+                let mut left = 1;
+                store.plan(move |command| {
+                    let hit = command.name() == call && left > 0;
+                    left -= usize::from(hit);
+                    hit.then_some(fault)
+                });
+                let permit = init(&tracker, id(1)).await;
+                let settled = permit.complete("done").await.unwrap();
+                // Only a put that takes longer than `put_patience` is deferred, and stored all the same.
+                assert_eq!(settled == Settled::Deferred, (fault, call) == (Fault::HangAfter, "complete"));
+                sleep(5 * SECOND).await;
+                assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"", "{fault:?} at {call}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_late_copy_of_a_claim_does_not_block_the_id() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        let copy = Arc::new(std::sync::Mutex::new(None));
+        let caught = copy.clone();
+        store.plan(move |command| match command {
+            StoreCommand::Insert(claim) => {
+                *caught.lock().unwrap() = Some(claim.clone());
+                Some(Fault::Hang)
+            }
+            _ => None,
+        });
+        tracker.track((id(1), payload())).await.unwrap_err();
+        store.well();
+        // It was released as a precaution. Now the copy that was held up arrives.
+        sleep(SECOND).await;
+        let claim = copy.lock().unwrap().take().unwrap();
+        let now = tracker.clock().now();
+        idempotency_core::Store::insert(&*store.inner, &claim, now).await.unwrap();
+        assert_eq!(store.inner.len(), 1);
+        // Whoever asks now is not held up by it.
+        let permit = init(&tracker, id(1)).await;
+        permit.release().await.unwrap();
+        // And if nobody asks it is released again, one and three store limits later.
+        idempotency_core::Store::insert(&*store.inner, &claim, now).await.unwrap();
+        sleep(6 * SECOND).await;
+        assert!(store.inner.is_empty());
+        assert_eq!(tracker.status().await.unwrap().lanes, 0, "nothing is kept of an idle id");
+    });
+}
+
+#[test]
+fn a_put_that_fails_is_deferred_and_stored_as_soon_as_the_store_is_back() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        let permit = init(&tracker, id(1)).await;
+        store.down(Fault::FailBefore);
+        let before = Instant::now();
+        assert_eq!(permit.complete("done").await.unwrap(), Settled::Deferred);
+        assert_eq!(before.elapsed().as_secs(), 1);
+        // The outage outlasts the lease; this node knows better than to say that the owner is lost.
+        sleep(60 * SECOND).await;
+        assert_eq!(outcome(&tracker, id(1)).await, "processing");
+        store.well();
+        sleep(3 * SECOND).await;
+        assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"");
+    });
+}
+
+#[test]
+fn a_body_that_the_store_refuses_is_dropped_and_the_fact_is_kept() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        store.plan(|command| match command {
+            StoreCommand::Update(update) => match &update.change {
+                idempotency_core::Change::Complete { response, .. } if response.bytes().is_some() => {
+                    Some(Fault::Refuse(StoreErrorKind::Invalid))
+                }
+                _ => None,
+            },
+            _ => None,
+        });
+        assert_eq!(init(&tracker, id(1)).await.complete("too large").await.unwrap(), Settled::Stored);
+        let Ok(Tracked::Cached { response, .. }) = tracker.track((id(1), payload())).await else { panic!() };
+        assert_eq!(response.bytes(), None);
+    });
+}
+
+#[test]
+fn a_full_store_means_overloaded() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        store.always("insert", Fault::Refuse(StoreErrorKind::Full));
+        let error = tracker.track((id(1), payload())).await.unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Overloaded);
+    });
+}
+
+#[test]
+fn one_slow_key_never_delays_another() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        store.plan(|command| (command.id() == Some(&id(1))).then_some(Fault::Delay(SECOND)));
+        let slow = tracker.track((id(1), payload()));
+        let before = Instant::now();
+        for number in 2..100 {
+            init(&tracker, id(number)).await.complete("done").await.unwrap();
+        }
+        assert!(before.elapsed() < SECOND / 10, "{:?}", before.elapsed());
+        assert!(matches!(slow.await, Ok(Tracked::Init(_))));
+        assert!(before.elapsed() >= SECOND);
+    });
+}
+
+#[test]
+fn a_backend_that_panics_is_replaced_on_the_same_store_and_nothing_is_lost() {
+    for immediate in [false, true] {
+        virtual_time(async {
+            let store = FaultyStore::new().immediate(immediate);
+            let tracker = spawn(store.clone()).await;
+            init(&tracker, id(1)).await.complete("kept").await.unwrap();
+            let running = init(&tracker, id(2)).await;
+            let poisoned = id(3);
+            store.plan(move |command| {
+                (command.name() == "insert" && command.id() == Some(&poisoned)).then_some(Fault::Panic)
+            });
+            assert_eq!(store.calls("setup"), 1);
+            let error = tracker.track((poisoned, payload())).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }));
+            let status = tracker.status().await.unwrap();
+            assert!(status.restarts >= 1);
+            assert!(store.calls("setup") >= 2, "it is set up anew");
+            // With nobody else's calls to succeed in between it has backed off, by at most 5 s.
+            sleep(5 * SECOND).await;
+            assert!(tracker.status().await.unwrap().backend_up);
+            assert_eq!(outcome(&tracker, id(1)).await, "cached b\"kept\"");
+            assert_eq!(running.complete("done").await.unwrap(), Settled::Stored);
+            assert_eq!(outcome(&tracker, id(2)).await, "cached b\"done\"");
+            assert_eq!(outcome(&tracker, id(4)).await, "init", "others go on");
+        });
+    }
+}
+
+#[test]
+fn in_a_batch_only_the_guilty_command_fails() {
+    virtual_time(async {
+        let store = FaultyStore::new().immediate(true);
+        let tracker = spawn(store.clone()).await;
+        let poisoned = id(7);
+        store.plan(move |command| {
+            (command.name() == "insert" && command.id() == Some(&poisoned)).then_some(Fault::Panic)
+        });
+        // Sent together, they go to the store together.
+        let tracks: Vec<_> = (0..16).map(|number| tracker.track((id(number), payload()))).collect();
+        for (number, track) in tracks.into_iter().enumerate() {
+            let tracked = track.await;
+            assert_eq!(matches!(tracked, Ok(Tracked::Init(_))), number != 7, "{number}: {tracked:?}");
+        }
+    });
+}
+
+#[test]
+fn a_backend_that_cannot_be_set_up_again_is_tried_until_it_can() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        let down = Arc::new(AtomicBool::new(true));
+        let is_down = down.clone();
+        let mut panics = 1;
+        store.plan(move |command| match command.name() {
+            "setup" if is_down.load(Ordering::SeqCst) => Some(Fault::FailBefore),
+            "insert" if panics > 0 => {
+                panics -= 1;
+                Some(Fault::Panic)
+            }
+            _ => None,
+        });
+        let error = tracker.track((id(1), payload())).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Unavailable { .. }));
+        assert!(!tracker.status().await.unwrap().backend_up);
+        sleep(60 * SECOND).await;
+        let tries = store.calls("setup");
+        assert!((10..100).contains(&tries), "{tries} tries in a minute: it backs off");
+        down.store(false, Ordering::SeqCst);
+        sleep(6 * SECOND).await;
+        assert_eq!(outcome(&tracker, id(1)).await, "init");
+    });
+}

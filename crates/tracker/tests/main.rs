@@ -1,0 +1,13 @@
+//! What the tracker promises, on virtual time where time matters and on real threads where threads do.
+
+mod support;
+
+mod admission;
+mod backend;
+mod dying_callers;
+mod lease;
+mod lifecycle;
+mod once;
+mod permit;
+mod placement;
+mod shutdown;
