@@ -1,1 +1,11 @@
 //! All tests that span crates, in one binary.
+
+mod support;
+
+mod house;
+
+mod parity_store;
+mod parity_tracker;
+
+mod examples;
+mod payments;

@@ -1,0 +1,54 @@
+//! The examples that run to their end: they print what their comments say.
+
+use crate::support::example;
+
+fn output_of(name: &str) -> String {
+    let output = example(name).output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn typed_messages_prints_every_answer() {
+    let expected = r#"-- completed
+Track:                Init
+Track, meanwhile:     Processing
+Track, other payload: Mismatch
+PutResponse:          Stored
+Track, retried:       Cached Some(b"201 Created")
+-- halted
+Track:                Init
+Halt:                 Stored
+Track, retried:       Halted (timed_out)
+-- a caller that dies
+Track:                Init
+Track, retried:       Halted (cancelled)
+-- released
+Track:                Init
+Release:              Stored
+Track:                Init
+PutResponse:          Stored
+-- an operator
+Lookup:               Completed(StoredResponse { digest: Digest(..), body: Kept(11 bytes) })
+Forget:               Forgotten
+Lookup:               None
+Prune:                0 deleted
+Status:               0 live, backend up: true
+shut down, 0 unsettled
+"#;
+    assert_eq!(output_of("typed_messages"), expected);
+}
+
+#[test]
+fn custom_store_sends_one_mail() {
+    let expected = "sending a mail\nSome(b\"sent\"), replayed: false\nSome(b\"sent\"), replayed: true\n";
+    assert_eq!(output_of("custom_store"), expected);
+}
+
+#[test]
+fn the_store_in_custom_store_has_under_80_lines() {
+    let text = include_str!("../examples/custom_store.rs");
+    let store = text.split("/// The whole store").nth(1).unwrap().split("#[tokio::main]").next().unwrap();
+    let lines = store.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!(lines < 80, "{lines}");
+}

@@ -1,0 +1,169 @@
+//! The examples as programs: built once, started on a free port, spoken to over real HTTP, and ended.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{LazyLock, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use cargo_metadata::Message;
+use serde_json::Value;
+use ureq::Agent;
+
+/// Where each example of the workspace was built to.
+static EXAMPLES: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(|| {
+    let mut build = Command::new(env!("CARGO"))
+        .args(["build", "--workspace", "--examples", "--message-format=json-render-diagnostics"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("cargo build");
+    let messages = Message::parse_stream(BufReader::new(build.stdout.take().unwrap()));
+    let built = messages
+        .filter_map(|message| match message.expect("a message of cargo") {
+            Message::CompilerArtifact(artifact) if artifact.target.is_example() => {
+                Some((artifact.target.name, artifact.executable?.into_std_path_buf()))
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(build.wait().unwrap().success(), "the examples do not build");
+    built
+});
+
+pub(crate) fn example(name: &str) -> Command {
+    let mut command = Command::new(&EXAMPLES[name]);
+    command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "0");
+    command
+}
+
+/// A running `payments`; killed when it is dropped.
+pub(crate) struct Payments {
+    child: Child,
+    pub(crate) url: String,
+    pub(crate) address: String,
+    agent: Agent,
+    /// All that it prints until it ends.
+    output: Option<JoinHandle<Vec<String>>>,
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) replayed: bool,
+    pub(crate) location: Option<String>,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+impl Payments {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut child = example("payments")
+            .args(["--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("payments");
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        let output = thread::spawn(move || {
+            let tell = |line: &String| drop(sender.send(line.clone()));
+            stdout.lines().map_while(Result::ok).inspect(tell).collect()
+        });
+        let first = lines.recv_timeout(Duration::from_secs(30)).expect("payments says where it listens");
+        let url = first.strip_prefix("listening on ").expect("its first line").to_owned();
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(60)))
+            .max_idle_connections(0)
+            .build()
+            .into();
+        let address = url.strip_prefix("http://").unwrap().to_owned();
+        Self { child, url, address, agent, output: Some(output) }
+    }
+
+    pub(crate) fn post(&self, key: &str, body: &str) -> Reply {
+        self.post_with(&[("idempotency-key", key)], body)
+    }
+
+    pub(crate) fn post_with(&self, headers: &[(&str, &str)], body: &str) -> Reply {
+        let mut request = self.agent.post(format!("{}/payments", self.url)).content_type("application/json");
+        for (name, value) in headers {
+            request.headers_mut().unwrap().append(
+                ureq::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                ureq::http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        let mut response = request.send(body).expect("an answer");
+        let header =
+            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        Reply {
+            status: response.status().as_u16(),
+            replayed: header("idempotency-replayed").as_deref() == Some("true"),
+            location: header("location"),
+            retry_after: header("retry-after").map(|seconds| seconds.parse().unwrap()),
+            body: response.body_mut().read_to_string().unwrap(),
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let mut response = self.agent.get(format!("{}{path}", self.url)).call().expect("an answer");
+        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+    }
+
+    /// The charges really made.
+    pub(crate) fn ledger(&self) -> Vec<Value> {
+        let (status, body) = self.get("/payments");
+        assert_eq!(status, 200);
+        serde_json::from_str(&body).expect("a JSON array")
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        let health: Value = serde_json::from_str(&self.get("/health").1).unwrap();
+        health["in_flight"].as_u64().unwrap()
+    }
+
+    /// Waits until so many payments are being worked on.
+    #[expect(clippy::disallowed_methods, reason = "a real program runs on real time")]
+    pub(crate) fn wait_for_in_flight(&self, count: u64) {
+        let since = Instant::now();
+        while self.in_flight() != count {
+            assert!(since.elapsed() < Duration::from_secs(20), "still {} in flight", self.in_flight());
+            thread::yield_now();
+        }
+    }
+
+    /// Asks it to stop, as an init system does.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    pub(crate) fn wait(mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.child.wait().unwrap();
+        (status, self.output.take().unwrap().join().unwrap())
+    }
+}
+
+impl Drop for Payments {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
