@@ -43,7 +43,7 @@ impl RequestId {
     }
 
     /// Takes 32 bytes as they are: an id that a store kept, or a uniform hash of the application's own.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 

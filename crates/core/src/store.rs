@@ -183,7 +183,8 @@ pub trait Store: Send + Sync + 'static {
         Capabilities::default()
     }
 
-    /// Lets go of everything. Called once, when no call is under way; nothing is called after it.
+    /// Lets go of everything. Called once, at the end. Calls that ran into their time limit may still be under way,
+    /// and nobody waits for them; nothing is called after it.
     ///
     /// # Errors
     ///

@@ -28,6 +28,8 @@ pub struct Engine {
     deadlines: BTreeSet<(Moment, RequestId)>,
     pruning: Pruning,
     drain: Option<Drain>,
+    /// Reads under way on behalf of callers.
+    lookups: usize,
     totals: Totals,
 }
 
@@ -77,14 +79,17 @@ pub struct Load {
 
 impl Engine {
     /// An engine with nothing going on.
-    pub fn new(config: Config, now: OffsetDateTime) -> Self {
-        let pruning = Pruning::new(&config, now.into());
+    ///
+    /// `entropy`: random bits, for the jitter of the first prune.
+    pub fn new(config: Config, now: OffsetDateTime, entropy: u64) -> Self {
+        let pruning = Pruning::new(&config, now.into(), entropy);
         Self {
             config,
             lanes: HashMap::new(),
             deadlines: BTreeSet::new(),
             pruning,
             drain: None,
+            lookups: 0,
             totals: Totals::default(),
         }
     }
@@ -112,13 +117,17 @@ impl Engine {
                 self.with_lane(id, at, out, |lane, cx| lane.forget(caller, owner, cx));
             }
             Event::Lookup { caller, id } => {
+                self.lookups += 1;
                 out.push(Command::Call { call: Call::Lookup(caller), command: StoreCommand::Lookup(id) });
             }
             Event::Prune { caller } => self.pruning.ask(&self.config, caller, out),
             Event::Replied { call: Call::Lane(id), reply } => {
                 self.with_lane(id, at, out, |lane, cx| lane.replied(reply, cx));
             }
-            Event::Replied { call: Call::Lookup(caller), reply } => self.found(caller, reply, out),
+            Event::Replied { call: Call::Lookup(caller), reply } => {
+                self.lookups -= 1;
+                self.found(caller, reply, out);
+            }
             Event::Replied { call: Call::Prune, reply } => {
                 self.pruning.replied(&self.config, reply, self.drain.is_some(), out);
             }
@@ -184,14 +193,10 @@ impl Engine {
     }
 
     fn tick(&mut self, at: At, entropy: u64, out: &mut Vec<Command>) {
-        for _ in 0..LANES_A_TICK {
-            let Some(&(moment, id)) = self.deadlines.first() else {
-                break;
-            };
-            if moment > at.moment {
-                break;
-            }
-            self.deadlines.pop_first();
+        // Chosen first, so that each lane has its turn once: one that is due again at once cannot starve the others.
+        let due = self.deadlines.iter().take_while(|(moment, _)| *moment <= at.moment).take(LANES_A_TICK);
+        for (moment, id) in due.copied().collect::<Vec<_>>() {
+            self.deadlines.remove(&(moment, id));
             self.with_lane(id, at, out, |lane, cx| {
                 lane.armed = None;
                 lane.tick(cx);
@@ -231,7 +236,8 @@ impl Engine {
 
     fn finish_drain(&mut self, at: At, out: &mut Vec<Command>) {
         let Some(drain) = &mut self.drain else { return };
-        let over = self.totals.busy == 0 || (drain.halt_at.is_none() && drain.give_up <= at.moment);
+        let quiet = self.totals.busy == 0 && self.lookups == 0 && !self.pruning.is_running();
+        let over = quiet || (drain.halt_at.is_none() && drain.give_up <= at.moment);
         if over && !drain.done {
             drain.done = true;
             out.push(Command::Answer(drain.caller, Answer::Drained(self.totals.live)));
@@ -257,10 +263,10 @@ impl Engine {
 /// The order of a map is nobody's business: equal engines hash alike.
 impl Hash for Engine {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { config, lanes, deadlines, pruning, drain, totals } = self;
+        let Self { config, lanes, deadlines, pruning, drain, lookups, totals } = self;
         let hasher = BuildHasherDefault::<DefaultHasher>::new();
         lanes.iter().fold(0_u64, |sum, lane| sum.wrapping_add(hasher.hash_one(lane))).hash(state);
-        (config, deadlines, pruning, drain, totals).hash(state);
+        (config, deadlines, pruning, drain, lookups, totals).hash(state);
     }
 }
 

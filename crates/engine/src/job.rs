@@ -111,6 +111,11 @@ impl Job {
         }
     }
 
+    /// Of a result: when somebody stops waiting for it, if anybody waits.
+    pub(crate) fn settles(&self) -> Option<Option<Moment>> {
+        matches!(self, Self::Settle(_)).then(|| self.patience())
+    }
+
     /// Whether it counts against the bound of live claims.
     pub(crate) fn counts(&self) -> bool {
         match self {

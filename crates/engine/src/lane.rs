@@ -117,6 +117,10 @@ impl Lane {
     pub(crate) fn settle(&mut self, owner: Owner, change: Change, caller: Option<Caller>, cx: &Context<'_>) {
         if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == owner) {
             live.ending = Ending::Settling;
+            // Also past the work limit: until the result is stored nobody is to take over.
+            if live.renew_at.is_none() {
+                live.renew_later(cx.moment);
+            }
         }
         // In front: the holder of a permit comes before those who ask what became of it.
         self.queue.push_front(Job::Settle(Settling {
@@ -234,9 +238,11 @@ impl Lane {
     }
 
     fn lose_claim(&mut self, cx: &mut Context<'_>) {
-        if let Some(live) = self.end_claim(cx) {
+        // First, since nothing is told to a permit whose claim has ended.
+        if let Some(live) = &self.claim {
             cx.out.push(Command::Lost { id: cx.id, owner: live.claim.owner });
         }
+        self.end_claim(cx);
     }
 
     fn tick_patience(&mut self, cx: &mut Context<'_>) {
@@ -283,12 +289,13 @@ impl Lane {
             None => self.queue.front().and_then(Job::not_before),
             Some(_) => None,
         };
-        // Those who wait lose their patience in the order in which they came.
-        let patience = self.queue.iter().find_map(Job::patience);
+        // Those who wait lose their patience in the order in which they came; results stand in front of them.
+        let settling = self.queue.iter().map_while(Job::settles).flatten().min();
+        let patience = self.queue.iter().filter(|job| job.settles().is_none()).find_map(Job::patience);
         let in_flight = self.flight.as_ref().and_then(|flight| flight.job.patience());
-        let claim = self.claim.as_ref().map(LiveClaim::deadline);
+        let claim = self.claim.as_ref().and_then(LiveClaim::deadline);
         let ghost = self.ghosts.iter().map(|ghost| ghost.due).min();
-        [retry, patience, in_flight, claim, ghost].into_iter().flatten().min()
+        [retry, settling, patience, in_flight, claim, ghost].into_iter().flatten().min()
     }
 
     /// How many claims it counts for: the live one, those on their way, and those to be laid to rest.

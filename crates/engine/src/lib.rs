@@ -11,7 +11,7 @@
 //! use time::OffsetDateTime;
 //!
 //! let now = OffsetDateTime::UNIX_EPOCH;
-//! let mut engine = Engine::new(Config::default(), now);
+//! let mut engine = Engine::new(Config::default(), now, 0);
 //! let mut commands = Vec::new();
 //!
 //! let id = RequestId::from_bytes([1; 32]);
@@ -51,3 +51,4 @@ pub use command::{Answer, Command, Forgotten, Refused, Settled, Tracked};
 pub use config::Config;
 pub use engine::{Engine, Load};
 pub use event::{Call, Caller, Event, OnOrphan, Track};
+pub use verdict::{Verdict, verdict};

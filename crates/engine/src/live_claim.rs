@@ -83,9 +83,14 @@ impl LiveClaim {
         self.held_until.after(margin(&self.claim)).after(self.claim.retention)
     }
 
-    pub(crate) fn deadline(&self) -> Moment {
-        let lost_at = if self.told_lost { self.work_until.max(self.held_until) } else { self.held_until };
-        self.renew_at.map_or(lost_at, |at| if self.told_lost { at } else { at.min(lost_at) })
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        let tells = match self.ending {
+            _ if !self.told_lost => Some(self.held_until),
+            // Then it is over, unless a renewal succeeds.
+            Ending::Open => Some(self.work_until.max(self.held_until)),
+            Ending::Settling | Ending::Failing => None,
+        };
+        [self.renew_at, tells].into_iter().flatten().min()
     }
 }
 

@@ -14,13 +14,17 @@ pub(crate) struct Pruning {
 }
 
 impl Pruning {
-    pub(crate) fn new(config: &Config, now: Moment) -> Self {
+    pub(crate) fn new(config: &Config, now: Moment, entropy: u64) -> Self {
         Self {
-            next: config.prune_every.map(|every| now.after(every)),
+            next: config.prune_every.map(|every| now.after(with_jitter(every, entropy))),
             running: false,
             deleted: 0,
             callers: Vec::new(),
         }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running
     }
 
     /// When the next run is due.
@@ -85,5 +89,5 @@ impl Pruning {
 
 /// Nine to eleven tenths of the interval.
 fn with_jitter(every: Duration, entropy: u64) -> Duration {
-    every * 9 / 10 + (every / 5).mul_f64(entropy as f64 / u64::MAX as f64)
+    every / 10 * 9 + (every / 5).mul_f64(entropy as f64 / u64::MAX as f64)
 }

@@ -5,14 +5,15 @@ use crate::{OnOrphan, Tracked};
 
 /// What a `Track` makes of a record that it finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
+    /// This is the answer.
     Answer(Tracked),
     /// An orphan, and the policy is to work again: claim it from its owner.
     TakeOver,
 }
 
 /// The order of checks on a live record: fingerprint, then state. (Expired ones are the store's to leave out.)
-pub(crate) fn verdict(record: &Record, claim: &Claim, on_orphan: OnOrphan, now: OffsetDateTime) -> Verdict {
+pub fn verdict(record: &Record, claim: &Claim, on_orphan: OnOrphan, now: OffsetDateTime) -> Verdict {
     let expires_at = record.expires_at;
     if record.fingerprint != claim.fingerprint {
         return Verdict::Answer(Tracked::Mismatch { expires_at });

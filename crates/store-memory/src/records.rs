@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use bytes::Bytes;
 use idempotency_core::{
-    Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, SecretCheck, Setup, State,
-    StoreCommand, StoreError, StoreErrorKind, StoreReply, Update, Updated, Write,
+    Body, Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, SecretCheck, Setup, State,
+    StoreCommand, StoreError, StoreErrorKind, StoreReply, StoredResponse, Update, Updated, Write,
 };
 use time::OffsetDateTime;
 
@@ -16,8 +17,8 @@ const OVERHEAD: usize = 640;
 /// What a claim reserves for the response to come.
 const RESERVE: usize = 1024;
 
-/// How many expired records a claim clears away before it is refused for want of room.
-const PRUNED_BY_A_CLAIM: usize = 16;
+/// How many expired records are cleared away before something is refused for want of room.
+const PRUNED_AT_ONCE: usize = 16;
 
 type ExpiryKey = (i128, RequestId);
 
@@ -115,7 +116,7 @@ impl Records {
         match step.write {
             Write::Keep => {}
             Write::Put(record) => {
-                let record = self.shrunk_to_fit(&update.id, record);
+                let record = self.shrunk_to_fit(&update.id, record, now);
                 self.put(update.id, record);
             }
             Write::Delete => self.delete(&update.id),
@@ -131,7 +132,7 @@ impl Records {
     ) -> Result<Restored, StoreError> {
         let step = Record::on_restore(self.map.get(id), record, now);
         if let Write::Put(record) = step.write {
-            let record = self.shrunk_to_fit(id, record);
+            let record = self.shrunk_to_fit(id, record, now);
             if self.used_with(id, &record) > self.config.budget {
                 return Err(self.full());
             }
@@ -176,7 +177,7 @@ impl Records {
         if self.fits(id, record) {
             return Ok(());
         }
-        self.prune(now, PRUNED_BY_A_CLAIM);
+        self.prune(now, PRUNED_AT_ONCE);
         if self.fits(id, record) { Ok(()) } else { Err(self.full()) }
     }
 
@@ -185,11 +186,19 @@ impl Records {
     }
 
     /// The record without its body, if it does not fit with it: the fact is never lost.
-    fn shrunk_to_fit(&self, id: &RequestId, mut record: Record) -> Record {
-        if self.used_with(id, &record) > self.config.budget
-            && let State::Completed(response) = record.state
-        {
-            record.state = State::Completed(response.without_body());
+    fn shrunk_to_fit(&mut self, id: &RequestId, mut record: Record, now: OffsetDateTime) -> Record {
+        if self.used_with(id, &record) > self.config.budget {
+            self.prune(now, PRUNED_AT_ONCE);
+        }
+        let fits = self.used_with(id, &record) <= self.config.budget;
+        if let State::Completed(response) = record.state {
+            // A copy, for it may be a slice of a buffer that is larger than all we account for.
+            record.state = State::Completed(match response.bytes() {
+                Some(bytes) if fits => {
+                    StoredResponse::from_parts(response.digest(), Body::Kept(Bytes::copy_from_slice(bytes)))
+                }
+                _ => response.without_body(),
+            });
         }
         record
     }

@@ -4,13 +4,14 @@ use std::{
     collections::VecDeque,
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use actix::{Recipient, dev::RecipientRequest};
+use actix::{MailboxError, Recipient, dev::RecipientRequest};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use idempotency_core::{
     Capabilities, SecretCheck, Setup, StoreCommand, StoreError, StoreErrorKind, StoreReply,
@@ -19,13 +20,16 @@ use idempotency_engine::Call;
 use time::OffsetDateTime;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{StoreBatch, store_actor::StoreReplies};
+use crate::{StoreBatch, gate::MAX_BATCH, store_actor::StoreReplies};
 
 /// Starts a backend actor on the same store as the one before.
 pub(crate) type StartBackend = Arc<dyn Fn() -> Recipient<StoreBatch> + Send + Sync>;
 
 /// A call and what came of it.
 pub(crate) type Returned = (Call, Result<StoreReply, StoreError>);
+
+/// After this time a death says nothing of the next one.
+const LONG_AGO: Duration = Duration::from_secs(10);
 
 pub(crate) struct Backend {
     start: StartBackend,
@@ -38,12 +42,13 @@ pub(crate) struct Backend {
     under_way: FuturesUnordered<UnderWay>,
     /// Times that the backend died in a row, without a call that succeeded in between.
     deaths: u32,
+    died_at: Option<Instant>,
     restarts: u64,
 }
 
 enum State {
     /// Its `setup` is under way.
-    SettingUp(Recipient<StoreBatch>, Pin<Box<RecipientRequest<StoreBatch>>>, Pin<Box<Sleep>>),
+    SettingUp(Recipient<StoreBatch>, Pin<Box<RecipientRequest<StoreBatch>>>),
     Up(Recipient<StoreBatch>),
     /// It died, and is replaced at this time.
     Down(Pin<Box<Sleep>>),
@@ -74,6 +79,7 @@ impl Backend {
             calls: VecDeque::new(),
             under_way: FuturesUnordered::new(),
             deaths: 0,
+            died_at: None,
             restarts: 0,
         };
         backend.set_up(now);
@@ -108,11 +114,17 @@ impl Backend {
         }
         // Where commands are answered one by one, each travels alone: a slow key must not delay another.
         let together = self.capabilities.batches || self.capabilities.immediate;
-        let most = if together { self.calls.len() } else { 1 };
         while !self.calls.is_empty() {
+            let most = if together { self.calls.len().min(MAX_BATCH) } else { 1 };
             let (calls, commands) =
                 self.calls.drain(..most).map(|(call, command, _)| (call, command)).collect();
-            let request = Box::pin(recipient.send(StoreBatch { commands, now }));
+            let request = recipient.send(StoreBatch { commands, now });
+            // The actor bounds its calls; this bound is for a store that blocks its thread, and for an actor that
+            // does not answer. One that answers at once has no time to run out of.
+            let request = match self.capabilities.immediate {
+                true => Box::pin(request),
+                false => Box::pin(request.timeout(self.store_limit * 3)),
+            };
             self.under_way.push(UnderWay { calls, request });
         }
         true
@@ -131,32 +143,41 @@ impl Backend {
         self.poll_state(now, cx, returned)
     }
 
-    /// Sends the last command. Nothing is sent after it.
-    pub(crate) fn close(&mut self, now: OffsetDateTime) -> Option<RecipientRequest<StoreBatch>> {
-        match std::mem::replace(&mut self.state, State::Closed) {
-            State::Up(recipient) => {
-                Some(recipient.send(StoreBatch { commands: vec![StoreCommand::Close], now }))
-            }
-            _ => None,
-        }
+    /// Sends the last command, if need be to an actor that is started for it. Nothing is sent after it.
+    pub(crate) fn close(&mut self, now: OffsetDateTime) -> RecipientRequest<StoreBatch> {
+        let recipient = match mem::replace(&mut self.state, State::Closed) {
+            State::Up(recipient) | State::SettingUp(recipient, _) if recipient.connected() => recipient,
+            _ => (self.start)(),
+        };
+        recipient.send(StoreBatch { commands: vec![StoreCommand::Close], now }).timeout(self.store_limit * 2)
     }
 
-    fn take_in(&mut self, calls: Vec<Call>, replies: Option<StoreReplies>, returned: &mut Vec<Returned>) {
+    fn take_in(
+        &mut self,
+        calls: Vec<Call>,
+        replies: Result<StoreReplies, MailboxError>,
+        returned: &mut Vec<Returned>,
+    ) {
         let count = calls.len();
         match replies {
-            Some(replies) if replies.len() == count => {
+            Ok(replies) if replies.len() == count => {
                 if replies.iter().any(Result::is_ok) {
                     self.deaths = 0;
                 }
                 returned.extend(calls.into_iter().zip(replies));
             }
-            Some(replies) => {
+            Ok(replies) => {
                 let message = format!("the backend gave {} answers to {count} commands", replies.len());
                 let error = StoreError::new(StoreErrorKind::Other, message);
                 returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
             }
-            // A closed mailbox: nobody knows whether it ran.
-            None => {
+            Err(MailboxError::Timeout) => {
+                let error =
+                    StoreError::new(StoreErrorKind::TimedOut, "the backend actor did not answer in time");
+                returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
+            }
+            // Nobody knows whether it ran.
+            Err(MailboxError::Closed) => {
                 let error = StoreError::new(StoreErrorKind::Unavailable, "the backend actor died");
                 returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
                 if let State::Up(recipient) = &self.state
@@ -194,20 +215,13 @@ impl Backend {
                         self.set_up(now);
                     }
                 },
-                State::SettingUp(_, request, limit) => {
+                State::SettingUp(_, request) => {
                     let first = self.restarts == 0;
-                    let answer = match request.as_mut().poll(cx) {
-                        Poll::Ready(answer) => setup_answer(answer.ok()),
-                        Poll::Pending => match limit.as_mut().poll(cx) {
-                            Poll::Ready(()) => {
-                                Err(StoreError::new(StoreErrorKind::TimedOut, "setup did not end in time"))
-                            }
-                            Poll::Pending => {
-                                self.give_up_old_calls(returned);
-                                return None;
-                            }
-                        },
+                    let Poll::Ready(answer) = request.as_mut().poll(cx) else {
+                        self.give_up_old_calls(returned);
+                        return None;
                     };
+                    let answer = setup_answer(answer);
                     match answer {
                         Ok(()) => {
                             self.is_set_up();
@@ -232,14 +246,13 @@ impl Backend {
     fn set_up(&mut self, now: OffsetDateTime) {
         let recipient = (self.start)();
         let setup = StoreCommand::Setup(Setup::new(self.secret_check, now));
-        let request = Box::pin(recipient.send(StoreBatch { commands: vec![setup], now }));
-        // The actor bounds its calls; this bound is for an actor that does not.
-        let limit = Box::pin(sleep_until(Instant::now() + self.store_limit * 2));
-        self.state = State::SettingUp(recipient, request, limit);
+        let request = recipient.send(StoreBatch { commands: vec![setup], now });
+        let request = Box::pin(request.timeout(self.store_limit * 2));
+        self.state = State::SettingUp(recipient, request);
     }
 
     fn is_set_up(&mut self) {
-        if let State::SettingUp(recipient, ..) = std::mem::replace(&mut self.state, State::Closed) {
+        if let State::SettingUp(recipient, _) = mem::replace(&mut self.state, State::Closed) {
             if self.restarts > 0 {
                 tracing::info!(restarts = self.restarts, "the backend is back");
             }
@@ -249,6 +262,10 @@ impl Backend {
 
     /// The first replacement comes at once: one panic is an accident. Then it takes 10 ms, doubling, up to 5 s.
     fn died(&mut self, reason: &'static str) {
+        let last = self.died_at.replace(Instant::now());
+        if last.is_none_or(|last| last.elapsed() > LONG_AGO) {
+            self.deaths = 0;
+        }
         let back_off = match self.deaths {
             0 => Duration::ZERO,
             deaths => Duration::from_millis(10 << deaths.min(9)).min(Duration::from_secs(5)),
@@ -270,26 +287,31 @@ impl Backend {
     }
 }
 
-fn setup_answer(replies: Option<StoreReplies>) -> Result<(), StoreError> {
+fn setup_answer(replies: Result<StoreReplies, MailboxError>) -> Result<(), StoreError> {
     match replies.map(|mut replies| replies.pop()) {
-        Some(Some(Ok(_))) => Ok(()),
-        Some(Some(Err(error))) => Err(error),
-        Some(None) => Err(StoreError::new(StoreErrorKind::Other, "the backend did not answer `setup`")),
-        None => Err(StoreError::new(StoreErrorKind::Panicked, "the backend died during `setup`")),
+        Ok(Some(Ok(_))) => Ok(()),
+        Ok(Some(Err(error))) => Err(error),
+        Ok(None) => Err(StoreError::new(StoreErrorKind::Other, "the backend did not answer `setup`")),
+        Err(MailboxError::Timeout) => {
+            Err(StoreError::new(StoreErrorKind::TimedOut, "setup did not end in time"))
+        }
+        Err(MailboxError::Closed) => {
+            Err(StoreError::new(StoreErrorKind::Panicked, "the backend died in `setup`"))
+        }
     }
 }
 
-/// A batch on its way. `None` from a backend that died.
+/// A batch on its way.
 struct UnderWay {
     calls: Vec<Call>,
     request: Pin<Box<RecipientRequest<StoreBatch>>>,
 }
 
 impl Future for UnderWay {
-    type Output = (Vec<Call>, Option<StoreReplies>);
+    type Output = (Vec<Call>, Result<StoreReplies, MailboxError>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.request.as_mut().poll(cx).map(|replies| (std::mem::take(&mut self.calls), replies.ok()))
+        self.request.as_mut().poll(cx).map(|replies| (mem::take(&mut self.calls), replies))
     }
 }
 

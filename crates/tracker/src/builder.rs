@@ -12,6 +12,9 @@ use crate::{
     track::Defaults,
 };
 
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
 /// Configures a tracker and starts it. Made by [`Tracker::builder`](crate::Tracker::builder).
 ///
 /// ```
@@ -93,13 +96,13 @@ impl<S: Store> Builder<S> {
         self
     }
 
-    /// How long one call of the store may take: 2 s, at most a third of the lease.
+    /// How long one call of the store may take: 2 s; 1 ms to 1 h, at most a third of the lease.
     pub fn store_limit(mut self, store_limit: Duration) -> Self {
         self.store_limit = store_limit;
         self
     }
 
-    /// How long a result keeps its caller waiting while the store does not take it: 1 s.
+    /// How long a result keeps its caller waiting while the store does not take it: 1 s, at most 1 h.
     pub fn put_patience(mut self, put_patience: Duration) -> Self {
         self.put_patience = put_patience;
         self
@@ -215,9 +218,10 @@ impl<S: Store> Builder<S> {
 
     fn check(&self) -> Result<(), Error> {
         let positive = [
-            (self.store_limit.is_zero(), "a store limit of nothing lets no call succeed"),
-            (self.work_limit.is_zero(), "a work limit of nothing keeps no claim alive"),
-            (self.prune_every < Duration::from_millis(1), "pruning at every instant does nothing else"),
+            (self.store_limit < MILLISECOND, "a store limit of less than 1 ms lets no call succeed"),
+            (self.store_limit > HOUR, "a store limit of more than 1 h keeps callers waiting for ever"),
+            (self.put_patience > HOUR, "a put patience of more than 1 h keeps callers waiting for ever"),
+            (self.prune_every < MILLISECOND, "pruning at every instant does nothing else"),
             (self.prune_limit == 0, "a prune step that deletes nothing never ends"),
             (self.max_in_flight == 0, "with no claim allowed in flight no request can run"),
             (self.max_queued == 0, "with no caller allowed to wait every request is refused"),
@@ -225,6 +229,6 @@ impl<S: Store> Builder<S> {
         if let Some((_, reason)) = positive.into_iter().find(|(wrong, _)| *wrong) {
             return Err(Error::invalid(reason));
         }
-        self.defaults().check(self.lease, self.retention)
+        self.defaults().check(self.lease, self.retention, self.work_limit)
     }
 }

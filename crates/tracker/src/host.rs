@@ -1,14 +1,15 @@
 //! Where the actors live.
 
-use std::{fmt, sync::Arc, thread};
+use std::{fmt, sync::Arc, thread, time::Duration};
 
 use actix::{Actor, Addr, System};
+use idempotency_core::Store;
 use tokio::{
     runtime::{self, Runtime},
     sync::{oneshot, watch},
 };
 
-use crate::{Error, RequestTracker, backend::StartBackend, request_tracker::Parts};
+use crate::{Error, RequestTracker, backend::StartBackend, request_tracker::Parts, store_actor::StoreActor};
 
 /// Which thread the tracker's actors live on.
 ///
@@ -40,7 +41,6 @@ pub(crate) struct Host {
     runtime: runtime::Handle,
     /// Ends when the actor and its thread are gone.
     ended: watch::Receiver<()>,
-    _own: Option<OwnRuntime>,
 }
 
 impl Host {
@@ -63,6 +63,8 @@ impl Host {
         match placement {
             Placement::Dedicated => {
                 let live = move || {
+                    // The tracker outlives its handles, and needs its store until the end.
+                    let _own = own;
                     System::new().block_on(async move {
                         let _ = tell_addr.send(RequestTracker::new(parts(start_backend, stopped)).start());
                         let _ = on_stopped.await;
@@ -83,7 +85,7 @@ impl Host {
                 });
             }
         }
-        Ok((Self { runtime, ended, _own: own }, addr))
+        Ok((Self { runtime, ended }, addr))
     }
 
     pub(crate) fn runtime(&self) -> &runtime::Handle {
@@ -132,10 +134,12 @@ impl Drop for OwnRuntime {
 }
 
 /// Starts backend actors on one store: every restart is on the same `Arc`, for a memory store holds the records.
-pub(crate) fn backends<S: idempotency_core::Store>(store: Arc<S>, limit: std::time::Duration) -> Backends {
+pub(crate) fn backends<S: Store>(store: Arc<S>, limit: Duration) -> Backends {
     Box::new(move |runtime| {
+        // Ends with the tracker, and before the timers that calls under way are bound by.
+        let alive = watch::Sender::new(());
         Arc::new(move || {
-            crate::store_actor::StoreActor::start(store.clone(), limit, runtime.clone()).recipient()
+            StoreActor::start(store.clone(), limit, runtime.clone(), alive.subscribe()).recipient()
         })
     })
 }

@@ -50,6 +50,7 @@ mod inbox;
 mod request_tracker;
 
 mod backend;
+mod gate;
 mod store_actor;
 
 mod error;

@@ -25,6 +25,7 @@ use crate::{Error, Lease, Permit, Settled, Track, Tracked, TrackerHandle};
 ///
 /// It is no `Result`, so that a `?` cannot decide by accident what becomes of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome<E> {
     /// The work was done; this is what every retry gets. A refusal is a result too.
     Done(StoredResponse),

@@ -98,7 +98,9 @@ impl Permit {
 
     /// Whether the work was done is not known: no retry runs it again.
     ///
-    /// Handed over at this call, like [`complete`](Self::complete).
+    /// Handed over at this call, like [`complete`](Self::complete). A reason that says that the caller is gone
+    /// (`Cancelled`, `Shutdown`, `OwnerLost`) is taken as `Unknown`: a caller that speaks is not gone, and what it
+    /// left must not be run again by policy.
     pub fn halt(self, reason: HaltReason) -> Settling {
         let change = self.halted(reason);
         self.settle(change)
@@ -160,6 +162,7 @@ impl Permit {
     }
 
     pub(crate) fn halted(&self, reason: HaltReason) -> Change {
+        let reason = if reason.is_orphan() { HaltReason::Unknown } else { reason };
         Change::Halt { reason, retention: self.retention }
     }
 }
@@ -172,7 +175,7 @@ impl Drop for Permit {
             Fate::Held => {
                 let reason = if thread::panicking() { HaltReason::Panicked } else { HaltReason::Cancelled };
                 tracing::warn!(id = %self.id, %reason, "a permit was dropped without a result");
-                let change = self.halted(reason);
+                let change = Change::Halt { reason, retention: self.retention };
                 self.inbox.push(Input::Settle { id: self.id, owner: self.owner, change, reply: None });
             }
         }

@@ -8,10 +8,7 @@ use idempotency_core::{Capabilities, Clock, Owner, Record, RequestId, SecretChec
 use idempotency_engine::{self as engine, Answer, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use time::OffsetDateTime;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::sync::{mpsc, oneshot};
 
 use self::drive::Drive;
 use crate::{
@@ -57,7 +54,6 @@ pub struct RequestTracker {
     started: Option<oneshot::Sender<Result<(), Error>>>,
     /// Those who wait for the shutdown; `None` before it has begun.
     shutdown: Option<Vec<oneshot::Sender<Result<ShutdownReport, Error>>>>,
-    store_limit: Duration,
     abandoned: bool,
     /// Dropped with the actor, however it ends: its thread waits for that.
     _stopped: oneshot::Sender<()>,
@@ -102,7 +98,7 @@ impl RequestTracker {
         let backend =
             Backend::new(parts.start_backend, parts.capabilities, parts.secret_check, store_limit, now);
         Self {
-            engine: Engine::new(parts.config, now),
+            engine: Engine::new(parts.config, now, rand::random()),
             commands: Vec::new(),
             callers: HashMap::new(),
             leases: HashMap::new(),
@@ -115,7 +111,6 @@ impl RequestTracker {
             raw: Rc::default(),
             started: Some(parts.started),
             shutdown: None,
-            store_limit,
             abandoned: false,
             _stopped: parts.stopped,
         }
@@ -267,18 +262,16 @@ impl RequestTracker {
 
     /// All is settled that can be: closes the store, then tells those who wait, then stops.
     fn close(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime, unsettled: usize) {
-        let closing = self.backend.close(now);
-        let limit = self.store_limit;
-        let closing = async move {
-            match closing {
-                Some(request) => timeout(limit, request).await.map_err(|_| "it did not answer in time"),
-                None => Err("its backend is down"),
-            }
-        };
-        ctx.spawn(actix::fut::wrap_future::<_, Self>(closing).map(move |closed, this, ctx| {
-            match closed {
-                Ok(_) => tracing::info!(unsettled, "shut down"),
-                Err(reason) => tracing::warn!(unsettled, reason, "shut down without closing the store"),
+        let closing = actix::fut::wrap_future::<_, Self>(self.backend.close(now));
+        ctx.spawn(closing.map(move |closed, this, ctx| {
+            match closed.map(|mut replies| replies.pop()) {
+                Ok(Some(Ok(_))) => tracing::info!(unsettled, "shut down"),
+                Ok(Some(Err(error))) => {
+                    tracing::warn!(unsettled, %error, "shut down; the store did not close in order")
+                }
+                Ok(None) | Err(_) => {
+                    tracing::warn!(unsettled, "shut down; the store did not answer to its closing")
+                }
             }
             for reply in this.shutdown.iter_mut().flat_map(|waiting| waiting.drain(..)) {
                 let _ = reply.send(Ok(ShutdownReport { unsettled }));
@@ -345,8 +338,12 @@ impl RequestTracker {
         let Some(started) = self.started.take() else { return };
         match first_setup {
             FirstSetup::Succeeded => {
-                tracing::info!("the tracker runs");
-                let _ = started.send(Ok(()));
+                if started.send(Ok(())).is_ok() {
+                    tracing::info!("the tracker runs");
+                } else {
+                    // Whoever called `spawn` went away meanwhile. Nobody can ever ask us anything.
+                    self.abandoned = true;
+                }
             }
             FirstSetup::Failed(error) => {
                 tracing::error!(%error, "the tracker does not start");

@@ -97,12 +97,9 @@ impl Track {
         claim.lease = self.lease.unwrap_or(defaults.lease);
         claim.retention = self.retention.unwrap_or(defaults.retention);
         claim.meta = self.meta;
-        defaults.check(claim.lease, claim.retention)?;
-        Ok(engine::Track {
-            claim,
-            work_limit: self.work_limit.unwrap_or(defaults.work_limit),
-            on_orphan: self.on_orphan.unwrap_or(defaults.on_orphan),
-        })
+        let work_limit = self.work_limit.unwrap_or(defaults.work_limit);
+        defaults.check(claim.lease, claim.retention, work_limit)?;
+        Ok(engine::Track { claim, work_limit, on_orphan: self.on_orphan.unwrap_or(defaults.on_orphan) })
     }
 }
 
@@ -123,8 +120,13 @@ pub(crate) struct Defaults {
 }
 
 impl Defaults {
-    pub(crate) fn check(&self, lease: Duration, retention: Duration) -> Result<(), Error> {
-        if lease < self.store_limit * 3 {
+    pub(crate) fn check(
+        &self,
+        lease: Duration,
+        retention: Duration,
+        work_limit: Duration,
+    ) -> Result<(), Error> {
+        if lease < self.store_limit.saturating_mul(3) {
             // Renewed at a third, a claim must survive one call that runs into the limit and its repetition.
             let (lease, limit) = (lease.as_millis(), self.store_limit.as_millis());
             let reason = format!("a lease of {lease} ms is less than three store limits of {limit} ms");
@@ -132,6 +134,9 @@ impl Defaults {
         }
         if retention.is_zero() {
             return Err(Error::invalid("a retention of nothing would forget every response at once"));
+        }
+        if work_limit.is_zero() {
+            return Err(Error::invalid("a work limit of nothing keeps no claim alive"));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use idempotency_core::{Change, StoreCommand};
+use idempotency_core::{Change, Claim, Owner, Store, StoreCommand};
 use idempotency_store_memory::MemoryStore;
 use idempotency_tracker::{OnOrphan, Settled, Track, Tracked};
 use tokio::time::{sleep, timeout};
@@ -142,13 +142,54 @@ fn a_claim_that_the_store_lost_is_claimed_again_by_its_owner() {
         let tracker = spawn(store.clone()).await;
         let permit = init(&tracker, id(1)).await;
         let forget = idempotency_core::Update::new(id(1), permit.owner(), Change::Release);
-        idempotency_core::Store::update(&*store.inner, &forget, time::OffsetDateTime::UNIX_EPOCH)
-            .await
-            .unwrap();
+        Store::update(&*store.inner, &forget, time::OffsetDateTime::UNIX_EPOCH).await.unwrap();
         assert!(store.inner.is_empty());
         sleep(6 * SECOND).await;
         assert_eq!(store.inner.len(), 1);
         assert!(permit.is_held());
         assert_eq!(permit.complete("done").await.unwrap(), Settled::Stored);
+    });
+}
+
+#[test]
+fn a_permit_knows_at_once_that_somebody_else_has_its_claim() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        let permit = init(&tracker, id(1)).await;
+        // Behind its back the record is given to somebody else.
+        let now = tracker.clock().now();
+        let release = idempotency_core::Update::new(id(1), permit.owner(), Change::Release);
+        store.inner.update(&release, now).await.unwrap();
+        let other = Claim::new(id(1), Owner::from_u128(7), payload());
+        store.inner.insert(&other, now).await.unwrap();
+        let before = tokio::time::Instant::now();
+        permit.lost().await;
+        assert!(before.elapsed() <= 6 * SECOND, "{:?}: at the next renewal", before.elapsed());
+        assert!(!permit.is_held());
+        assert_eq!(permit.complete("too late").await.unwrap(), Settled::Superseded);
+    });
+}
+
+#[test]
+fn a_result_past_the_work_limit_is_kept_alive_and_holds_up_nobody() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = builder(store.clone()).work_limit(4 * SECOND).spawn().await.unwrap();
+        let late = init(&tracker, id(1)).await;
+        sleep(6 * SECOND).await;
+        store.always("complete", Fault::FailBefore);
+        assert_eq!(late.complete("done").await.unwrap(), Settled::Deferred);
+        let healthy = Track::new(id(2), payload()).work_limit(900 * SECOND);
+        let Ok(Tracked::Init(healthy)) = tracker.track(healthy).await else { panic!() };
+        let before = store.calls("renew");
+        sleep(60 * SECOND).await;
+        assert!(healthy.is_held());
+        // Both are renewed: every 5 s for a minute.
+        let renewals = store.calls("renew") - before;
+        assert!((22..=30).contains(&renewals), "{renewals}");
+        store.well();
+        sleep(3 * SECOND).await;
+        assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"");
     });
 }

@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use idempotency_store_memory::MemoryStore;
-use idempotency_tracker::{Once, Outcome, Tracked, Tracker};
+use idempotency_tracker::{Once, Outcome, Settled, Tracked, Tracker};
 
 use crate::support::*;
 
@@ -50,6 +50,7 @@ fn when_the_runtime_of_a_store_is_gone_callers_hear_so() {
     drop(runtime);
     let error = block_on(tracker.track((id(1), payload()))).unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
+    assert!(block_on(tracker.lookup(id(1))).is_err());
     block_on(tracker.shutdown(Duration::ZERO)).unwrap();
 }
 
@@ -80,5 +81,31 @@ fn a_store_that_blocks_its_thread_stops_no_renewal() {
         permit.complete("done").await.unwrap();
         assert!(matches!(tracker.track((id(1), payload())).await, Ok(Tracked::Cached { .. })));
         tracker.shutdown(Duration::from_secs(5)).await.unwrap();
+    });
+}
+
+#[test]
+fn without_a_runtime_of_the_application_a_result_is_stored_after_the_last_handle_is_gone() {
+    let store = FaultyStore::new();
+    let tracker = block_on(Tracker::builder(store.clone()).spawn()).unwrap();
+    let permit = block_on(init(&tracker, id(1)));
+    drop(tracker);
+    assert_eq!(block_on(permit.complete("done")).unwrap(), Settled::Stored);
+    while !store.was_closed() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_start_that_nobody_waits_for_any_more_leaves_no_tracker_behind() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = FaultyStore::new();
+    store.always("setup", Fault::Delay(Duration::from_millis(50)));
+    runtime.block_on(async {
+        let spawn = Tracker::builder(store.clone()).spawn();
+        assert!(tokio::time::timeout(Duration::from_millis(10), spawn).await.is_err());
+        while !store.was_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     });
 }

@@ -171,6 +171,9 @@ fn numbers_that_contradict_each_other_are_refused() {
         build().lease(5 * SECOND),
         build().store_limit(6 * SECOND),
         build().store_limit(Duration::ZERO),
+        build().store_limit(Duration::MAX),
+        build().store_limit(Duration::MAX / 3).lease(Duration::MAX),
+        build().put_patience(Duration::MAX),
         build().retention(Duration::ZERO),
         build().work_limit(Duration::ZERO),
         build().prune_every(Duration::ZERO),
@@ -181,4 +184,25 @@ fn numbers_that_contradict_each_other_are_refused() {
         let error = block_on(wrong.spawn()).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Invalid(_)), "{error:?}");
     }
+}
+
+#[test]
+fn a_store_whose_backend_is_down_is_closed_all_the_same() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        let mut panics = 1;
+        store.plan(move |command| match command.name() {
+            "setup" => Some(Fault::FailBefore),
+            "insert" if panics > 0 => {
+                panics -= 1;
+                Some(Fault::Panic)
+            }
+            _ => None,
+        });
+        tracker.track((id(1), payload())).await.unwrap_err();
+        assert!(!tracker.status().await.unwrap().backend_up);
+        tracker.shutdown(Duration::ZERO).await.unwrap();
+        assert!(store.was_closed());
+    });
 }

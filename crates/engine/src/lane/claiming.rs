@@ -181,6 +181,7 @@ impl Lane {
             (Job::Reclaim, Ending::Open) => {
                 // What it once took over is gone with the record.
                 live.claim.takes_over = None;
+                live.uncertain = true;
                 StoreCommand::Insert(live.claim.clone())
             }
             _ => StoreCommand::Update(Update::new(cx.id, owner, Change::Renew { lease, retention })),
@@ -214,12 +215,7 @@ impl Lane {
         match reply {
             Ok(StoreReply::Inserted(Inserted::Claimed)) => live.keep(sent_at, cx.out),
             Ok(StoreReply::Inserted(Inserted::Exists(_))) => self.lose_claim(cx),
-            Ok(StoreReply::Inserted(Inserted::Busy)) => live.renew_later(cx.moment),
-            Ok(_) => live.renew_later(cx.moment),
-            Err(error) => {
-                live.uncertain |= !error.was_not_applied();
-                live.renew_later(cx.moment);
-            }
+            Ok(_) | Err(_) => live.renew_later(cx.moment),
         }
     }
 }

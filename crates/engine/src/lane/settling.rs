@@ -1,6 +1,8 @@
 //! From a result to a settled record, and laying ghosts to rest.
 
-use idempotency_core::{Change, Owner, StoreCommand, StoreError, StoreReply, Update, Updated};
+use idempotency_core::{
+    Change, Owner, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update, Updated,
+};
 
 use super::{Context, Lane, out_of_step};
 use crate::{
@@ -50,7 +52,7 @@ impl Lane {
     /// Tried until it is applied, fenced or gone (I10).
     fn settle_failed(&mut self, mut settling: Settling, error: &StoreError, cx: &mut Context<'_>) {
         if let Change::Complete { response, .. } = &mut settling.change
-            && !error.is_retryable()
+            && matches!(error.kind(), StoreErrorKind::Full | StoreErrorKind::Invalid)
             && response.bytes().is_some()
         {
             // The store will not take this body, now or later. The fact that the work was done must get there.

@@ -1,0 +1,298 @@
+//! What stands between the backend actor and its store: the time of a call and how many run at once are bounded here,
+//! batches are gathered, and panics are caught.
+
+use std::{
+    collections::VecDeque,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::WeakRecipient;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Either, join_all, select},
+};
+use idempotency_core::{Capabilities, Store, StoreCommand, StoreError, StoreErrorKind};
+use time::OffsetDateTime;
+use tokio::{
+    runtime,
+    sync::{oneshot, watch},
+};
+
+use crate::{
+    StoreBatch,
+    store_actor::{Panicked, StoreReplies},
+};
+
+/// How many commands a batch has at most, and how many batches are under way at most: while one is being written the
+/// next is gathered, and a third would only make them smaller.
+pub(crate) const MAX_BATCH: usize = 512;
+const MAX_BATCHES: usize = 2;
+/// How many single commands are under way at most.
+const MAX_SINGLES: usize = 1024;
+
+pub(crate) struct Gate<S> {
+    store: Arc<S>,
+    capabilities: Capabilities,
+    limit: Duration,
+    /// Where the store's own code runs: never the tracker's thread.
+    runtime: runtime::Handle,
+    /// Where its time is measured: the tracker's thread, whatever the store does to the other one.
+    timers: runtime::Handle,
+    /// Closes before those timers are gone.
+    ended: watch::Receiver<()>,
+    actor: WeakRecipient<Panicked>,
+    panicked: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+/// A batch and who gets its answers.
+type Submitted = (StoreBatch, oneshot::Sender<StoreReplies>);
+
+/// How many answers of a gathered batch are whose.
+type Share = (usize, oneshot::Sender<StoreReplies>);
+
+#[derive(Default)]
+struct Waiting {
+    batches: VecDeque<Submitted>,
+    /// Tasks that work the queue off.
+    running: usize,
+}
+
+impl<S: Store> Gate<S> {
+    pub(crate) fn new(
+        store: Arc<S>,
+        limit: Duration,
+        runtime: runtime::Handle,
+        ended: watch::Receiver<()>,
+        actor: WeakRecipient<Panicked>,
+    ) -> Self {
+        Self {
+            capabilities: store.capabilities(),
+            store,
+            limit,
+            runtime,
+            timers: runtime::Handle::current(),
+            ended,
+            actor,
+            panicked: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn is_immediate(&self) -> bool {
+        self.capabilities.immediate
+    }
+
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.panicked.load(Ordering::Relaxed)
+    }
+
+    /// Queues a batch and, if fewer tasks run than may, starts one that works the queue off.
+    pub(crate) fn submit(self: Arc<Self>, batch: StoreBatch, reply: oneshot::Sender<StoreReplies>) {
+        let at_once = if self.capabilities.batches { MAX_BATCHES } else { MAX_SINGLES };
+        let mut waiting = self.lock();
+        waiting.batches.push_back((batch, reply));
+        if waiting.running < at_once {
+            waiting.running += 1;
+            drop(waiting);
+            // Made here, not in the task: a runtime that is gone never polls it.
+            let worker = Worker { gate: self.clone(), retired: false };
+            drop(self.runtime.spawn(worker.work_off()));
+        }
+    }
+
+    /// On the tracker's thread, for a store that never waits.
+    pub(crate) fn run_at_once(&self, batch: &StoreBatch) -> StoreReplies {
+        let message = "the store says that it answers at once, and did not";
+        let error = StoreError::new(StoreErrorKind::Misconfigured, message);
+        self.run(&batch.commands, batch.now).now_or_never().unwrap_or_else(|| all(&batch.commands, &error))
+    }
+
+    /// The next batch and who waits for how many of its answers.
+    fn gather(&self, waiting: &mut Waiting) -> Option<(StoreBatch, Vec<Share>)> {
+        let most = if self.capabilities.batches { MAX_BATCH } else { 1 };
+        let (mut batch, reply) = waiting.batches.pop_front()?;
+        let mut shares = vec![(batch.commands.len(), reply)];
+        while let Some((next, _)) = waiting.batches.front()
+            && batch.commands.len() + next.commands.len() <= most
+            && let Some((next, reply)) = waiting.batches.pop_front()
+        {
+            shares.push((next.commands.len(), reply));
+            batch.commands.extend(next.commands);
+            // Leases count from the moment of sending, so the later moment is the safe one for all.
+            batch.now = batch.now.max(next.now);
+        }
+        Some((batch, shares))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every command answered. A batch that fails as a whole is repeated in halves, so that only the guilty command
+    /// fails; repetition is safe, since every command bears it.
+    fn run<'a>(&'a self, commands: &'a [StoreCommand], now: OffsetDateTime) -> BoxFuture<'a, StoreReplies> {
+        async move {
+            match self.try_together(commands, now).await {
+                Ok(replies) if !failed_as_a_whole(&replies) => replies,
+                Err(error) if error.kind() == StoreErrorKind::TimedOut => self.run_apart(commands, now).await,
+                Ok(_) | Err(_) => {
+                    let (one, other) = commands.split_at(commands.len() / 2);
+                    let mut replies = self.run(one, now).await;
+                    replies.extend(self.run(other, now).await);
+                    replies
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// Side by side, so that a slow one takes no time from the others.
+    async fn run_apart(&self, commands: &[StoreCommand], now: OffsetDateTime) -> StoreReplies {
+        join_all(commands.chunks(1).map(|command| self.run(command, now))).await.concat()
+    }
+
+    /// One call of the store. An error is that of the whole batch; a single command has its error as its answer.
+    async fn try_together(
+        &self,
+        commands: &[StoreCommand],
+        now: OffsetDateTime,
+    ) -> Result<StoreReplies, StoreError> {
+        if let [command] = commands {
+            let call = async { vec![command.call(&*self.store, now).await] };
+            return Ok(self.guarded(call, 1).await.unwrap_or_else(|error| vec![Err(error)]));
+        }
+        // Called inside the future, so that a panic before its first await is caught too.
+        self.guarded(async { self.store.apply(commands, now).await }, commands.len()).await
+    }
+
+    /// A call of the store, within its time limit, its panics caught.
+    async fn guarded(
+        &self,
+        call: impl Future<Output = StoreReplies> + Send,
+        count: usize,
+    ) -> Result<StoreReplies, StoreError> {
+        let call = AssertUnwindSafe(call).catch_unwind();
+        let answer = if self.is_immediate() { call.await } else { self.in_time(call).await? };
+        match answer {
+            Ok(replies) if replies.len() == count => Ok(replies),
+            Ok(replies) => {
+                let message = format!("{} answers to {count} commands", replies.len());
+                Err(StoreError::new(StoreErrorKind::Other, message))
+            }
+            Err(_) => {
+                // The message of the panic went to the panic hook already.
+                if !self.panicked.swap(true, Ordering::Relaxed)
+                    && let Some(actor) = self.actor.upgrade()
+                {
+                    actor.do_send(Panicked);
+                }
+                Err(StoreError::new(StoreErrorKind::Panicked, "the store panicked"))
+            }
+        }
+    }
+
+    async fn in_time<T>(&self, call: impl Future<Output = T>) -> Result<T, StoreError> {
+        let mut ended = self.ended.clone();
+        let in_time = {
+            let _timers = self.timers.enter();
+            tokio::time::timeout(self.limit, call)
+        };
+        // The end is looked at first: once it has come the timer must not be asked any more.
+        match select(pin!(ended.changed()), pin!(in_time)).await {
+            Either::Left(_) => Err(StoreError::new(
+                StoreErrorKind::Unavailable,
+                "the tracker ended while the call was under way",
+            )),
+            Either::Right((Ok(answer), _)) => Ok(answer),
+            Either::Right((Err(_), _)) => {
+                let message = format!("no answer within {} ms", self.limit.as_millis());
+                Err(StoreError::new(StoreErrorKind::TimedOut, message))
+            }
+        }
+    }
+}
+
+/// A task that works the queue off. If its runtime drops it, nobody is left waiting for ever.
+struct Worker<S: Store> {
+    gate: Arc<Gate<S>>,
+    retired: bool,
+}
+
+impl<S: Store> Worker<S> {
+    async fn work_off(mut self) {
+        while let Some((batch, shares)) = self.next() {
+            match self.gate.try_together(&batch.commands, batch.now).await {
+                Ok(replies) if !failed_as_a_whole(&replies) => hand_out(replies, shares),
+                // What is slow or guilty is dealt with aside: the next batch need not wait for it.
+                failed => drop(self.gate.runtime.spawn(deal_with(self.gate.clone(), batch, shares, failed))),
+            }
+        }
+    }
+
+    /// Retires when there is nothing to do; under the same lock, or a batch that comes just then would find nobody.
+    fn next(&mut self) -> Option<(StoreBatch, Vec<Share>)> {
+        let mut waiting = self.gate.lock();
+        let next = self.gate.gather(&mut waiting);
+        if next.is_none() {
+            waiting.running -= 1;
+            self.retired = true;
+        }
+        next
+    }
+}
+
+async fn deal_with<S: Store>(
+    gate: Arc<Gate<S>>,
+    batch: StoreBatch,
+    shares: Vec<Share>,
+    failed: Result<StoreReplies, StoreError>,
+) {
+    let timed_out = failed.is_err_and(|error| error.kind() == StoreErrorKind::TimedOut);
+    let replies = if timed_out {
+        gate.run_apart(&batch.commands, batch.now).await
+    } else {
+        gate.run(&batch.commands, batch.now).await
+    };
+    hand_out(replies, shares);
+}
+
+impl<S: Store> Drop for Worker<S> {
+    fn drop(&mut self) {
+        if !self.retired {
+            let mut waiting = self.gate.lock();
+            waiting.running -= 1;
+            // The runtime is gone. Whoever waits hears that his answer will not come.
+            let left =
+                if waiting.running == 0 { std::mem::take(&mut waiting.batches) } else { VecDeque::new() };
+            drop(waiting);
+            drop(left);
+        }
+    }
+}
+
+fn hand_out(replies: StoreReplies, shares: Vec<Share>) {
+    let mut replies = replies.into_iter();
+    for (count, reply) in shares {
+        let _ = reply.send(replies.by_ref().take(count).collect());
+    }
+}
+
+fn all(commands: &[StoreCommand], error: &StoreError) -> StoreReplies {
+    commands.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// Whether nothing of a batch was answered, for a reason that may lie in one of its commands: a store that cannot be
+/// reached at all is not asked again in halves.
+fn failed_as_a_whole(replies: &StoreReplies) -> bool {
+    let may_be_one = |error: &StoreError| {
+        !matches!(error.kind(), StoreErrorKind::Unavailable | StoreErrorKind::TimedOut | StoreErrorKind::Full)
+    };
+    replies.len() > 1 && replies.iter().all(|reply| reply.as_ref().is_err_and(may_be_one))
+}
