@@ -92,6 +92,11 @@ impl Monitor {
         }
     }
 
+    /// `Init` never reached its caller after all.
+    pub(crate) fn never_begun(&mut self) {
+        self.inits = self.inits.saturating_sub(1);
+    }
+
     /// The store has answered an update of `who`.
     pub(crate) fn updated(
         &mut self,
@@ -133,7 +138,7 @@ impl Monitor {
             self.breaks(Promise::I12);
         }
         // Its retention is over, and with it whatever was unknown.
-        self.died = false;
+        self.forgotten();
     }
 
     /// An operator deleted the record: whatever was unknown, he knows.

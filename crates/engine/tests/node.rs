@@ -1,0 +1,436 @@
+//! The real engine as a part of the model: every order of the events of two callers on one key, first on one node
+//! without faults, then with lost replies, late copies, crashes, lapses and takeovers between two nodes.
+
+use std::time::Duration;
+
+use idempotency_core::*;
+use idempotency_engine::*;
+use stateright::{Checker, Model, Property};
+use time::OffsetDateTime;
+
+use crate::monitor::{Monitor, Promise};
+
+#[derive(Debug, Clone)]
+struct Nodes {
+    /// Which node each caller is on.
+    callers: Vec<usize>,
+    on_orphan: OnOrphan,
+    /// The second caller sends another payload.
+    stranger: bool,
+    /// How many calls go wrong, and how many nodes crash or shut down.
+    faults: u8,
+    ends: u8,
+    until: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Asker {
+    Idle,
+    Waiting,
+    /// Went away while it waited.
+    Gone,
+    Holding(Owner),
+    Settling,
+    Over,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    now: u8,
+    engines: Vec<Engine>,
+    /// Calls under way, at most one for each node: its lane lets one out at a time.
+    calls: Vec<Option<Sent>>,
+    /// Copies of calls whose sender has stopped waiting.
+    late: Vec<Sent>,
+    record: Option<Record>,
+    askers: Vec<Asker>,
+    faults: u8,
+    ends: u8,
+    monitor: Monitor,
+    /// Something that no engine may do.
+    wrong: Option<&'static str>,
+}
+
+/// A command on its way, in a form that can be hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Sent {
+    Insert(Claim),
+    Update(Update),
+    Lookup,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Tick,
+    Deadline(usize),
+    Track(usize),
+    GoAway(usize),
+    NeverDelivered(usize),
+    Complete(usize),
+    Release(usize),
+    DropPermit(usize),
+    Serve(usize),
+    ServeAndLoseTheReply(usize),
+    HoldUp(usize),
+    LandLate(usize),
+    Crash(usize),
+    ShutDown(usize),
+}
+
+const ID: RequestId = RequestId::from_bytes([7; 32]);
+const LEASE: Duration = Duration::from_secs(3);
+const RETENTION: Duration = Duration::from_secs(3);
+
+fn at(seconds: u8) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds.into())
+}
+
+fn config() -> Config {
+    Config {
+        store_limit: Duration::from_secs(1),
+        put_patience: Duration::from_secs(1),
+        prune_every: None,
+        prune_limit: 1,
+        max_in_flight: 10,
+    }
+}
+
+fn number(owner: Owner) -> u8 {
+    owner.as_bytes()[15]
+}
+
+fn body(owner: u8) -> &'static str {
+    ["", "body of 1", "body of 2"][usize::from(owner)]
+}
+
+impl Nodes {
+    fn track(&self, caller: usize) -> Track {
+        let stranger = self.stranger && caller == 1;
+        let fingerprint = Fingerprint::from_parts(Scheme::RAW, [stranger.into(); 32]);
+        let mut claim = Claim::new(ID, Owner::from_u128(caller as u128 + 1), fingerprint);
+        (claim.lease, claim.retention) = (LEASE, RETENTION);
+        Track { claim, work_limit: Duration::from_secs(4), on_orphan: self.on_orphan }
+    }
+
+    fn tell(&self, world: &mut World, node: usize, event: Event) {
+        let mut commands = Vec::new();
+        world.engines[node].handle(at(world.now), event, &mut commands);
+        for command in commands {
+            match command {
+                Command::Call { command, .. } => {
+                    let sent = match command {
+                        StoreCommand::Insert(claim) => Sent::Insert(claim),
+                        StoreCommand::Update(update) => Sent::Update(update),
+                        _ => Sent::Lookup,
+                    };
+                    if world.calls[node].replace(sent).is_some() {
+                        world.wrong = Some("two calls of one key at once");
+                    }
+                }
+                Command::Answer(Caller(caller), answer) => self.answered(world, caller as usize, answer),
+                Command::Dismiss(Caller(caller)) => {
+                    if world.askers[caller as usize] != Asker::Gone {
+                        world.wrong = Some("a caller was dismissed that had not gone");
+                    }
+                    world.askers[caller as usize] = Asker::Over;
+                }
+                Command::Held { .. } | Command::Lost { .. } | Command::Ended { .. } => {}
+            }
+        }
+    }
+
+    fn answered(&self, world: &mut World, caller: usize, answer: Answer) {
+        // The shutdown's own answer.
+        let Some(asker) = world.askers.get(caller).copied() else { return };
+        world.askers[caller] = match (asker, answer) {
+            (Asker::Waiting, Answer::Tracked(Ok(tracked))) => match tracked {
+                Tracked::Init { owner, .. } => {
+                    world.monitor.init();
+                    Asker::Holding(owner)
+                }
+                Tracked::Cached { response, expires_at } => {
+                    if expires_at <= at(world.now) {
+                        world.wrong = Some("an expired response was replayed");
+                    }
+                    if self.stranger && caller == 1 && response.bytes().is_some_and(|bytes| bytes != body(2))
+                    {
+                        world.wrong = Some("another payload was answered with a replay");
+                    }
+                    Asker::Over
+                }
+                _ => Asker::Over,
+            },
+            (Asker::Waiting | Asker::Gone, Answer::Tracked(_)) => Asker::Over,
+            (Asker::Settling, Answer::Settled(_)) => Asker::Over,
+            (other, _) => {
+                world.wrong = Some("an answer to somebody who did not wait for it");
+                other
+            }
+        };
+    }
+
+    /// The store carries a command out: the real table.
+    fn apply(&self, world: &mut World, sent: &Sent) -> StoreReply {
+        let now = at(world.now);
+        let before = world.record.clone();
+        match sent {
+            Sent::Lookup => StoreReply::Found(before.filter(|record| !record.is_expired(now))),
+            Sent::Insert(claim) => {
+                let step = Record::on_insert(before.as_ref(), claim, now);
+                let may_rerun = self.on_orphan == OnOrphan::Rerun;
+                let takes_over = claim.takes_over.is_some();
+                let who = number(claim.owner);
+                world.monitor.inserted(who, takes_over, may_rerun, before.as_ref(), &step.answer, now);
+                write(world, step.write);
+                StoreReply::Inserted(step.answer)
+            }
+            Sent::Update(update) => {
+                let step = Record::on_update(before.as_ref(), update, now);
+                write(world, step.write);
+                let after = world.record.as_ref();
+                let who = number(update.owner);
+                world.monitor.updated(who, &update.change, before.as_ref(), after, step.answer, now);
+                StoreReply::Updated(step.answer)
+            }
+        }
+    }
+
+    fn settle(&self, world: &mut World, caller: usize, change: Change, waits: bool) {
+        let Asker::Holding(owner) = world.askers[caller] else { return };
+        world.askers[caller] = if waits { Asker::Settling } else { Asker::Over };
+        let caller_waits = waits.then_some(Caller(caller as u64));
+        let event = Event::Settle { id: ID, owner, change, caller: caller_waits };
+        self.tell(world, self.callers[caller], event);
+    }
+
+    fn reply(&self, world: &mut World, node: usize, reply: Result<StoreReply, StoreError>) {
+        self.tell(world, node, Event::Replied { call: Call::Lane(ID), reply });
+    }
+}
+
+fn write(world: &mut World, write: Write) {
+    match write {
+        Write::Keep => {}
+        Write::Put(record) => world.record = Some(record),
+        Write::Delete => world.record = None,
+    }
+}
+
+fn lost() -> StoreError {
+    StoreError::new(StoreErrorKind::TimedOut, "no answer")
+}
+
+impl Model for Nodes {
+    type State = World;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<World> {
+        let nodes = self.callers.iter().max().map_or(0, |node| node + 1);
+        vec![World {
+            now: 0,
+            engines: vec![Engine::new(config(), at(0), 0); nodes],
+            calls: vec![None; nodes],
+            late: Vec::new(),
+            record: None,
+            askers: vec![Asker::Idle; self.callers.len()],
+            faults: 0,
+            ends: 0,
+            monitor: Monitor::default(),
+            wrong: None,
+        }]
+    }
+
+    fn actions(&self, world: &World, steps: &mut Vec<Step>) {
+        if world.wrong.is_some() || world.monitor.broken.is_some() {
+            return;
+        }
+        if world.now < self.until {
+            steps.push(Step::Tick);
+        }
+        for (caller, asker) in world.askers.iter().enumerate() {
+            match asker {
+                Asker::Idle => steps.push(Step::Track(caller)),
+                Asker::Waiting => steps.push(Step::GoAway(caller)),
+                Asker::Holding(_) => steps.extend([
+                    Step::NeverDelivered(caller),
+                    Step::Complete(caller),
+                    Step::Release(caller),
+                    Step::DropPermit(caller),
+                ]),
+                Asker::Gone | Asker::Settling | Asker::Over => {}
+            }
+        }
+        for node in 0..world.engines.len() {
+            if world.engines[node].deadline().is_some_and(|deadline| deadline <= at(world.now)) {
+                steps.push(Step::Deadline(node));
+            }
+            if world.calls[node].is_some() {
+                steps.push(Step::Serve(node));
+                if world.faults < self.faults {
+                    steps.extend([Step::ServeAndLoseTheReply(node), Step::HoldUp(node)]);
+                }
+            }
+            if world.ends < self.ends && world.engines[node].load().lanes > 0 {
+                steps.extend([Step::Crash(node), Step::ShutDown(node)]);
+            }
+        }
+        steps.extend((0..world.late.len()).map(Step::LandLate));
+    }
+
+    fn next_state(&self, world: &World, step: Step) -> Option<World> {
+        let mut next = world.clone();
+        let world = &mut next;
+        match step {
+            Step::Tick => world.now += 1,
+            Step::Deadline(node) => self.tell(world, node, Event::Deadline { entropy: 0 }),
+            Step::Track(caller) => {
+                world.askers[caller] = Asker::Waiting;
+                let event = Event::Track { caller: Caller(caller as u64), track: self.track(caller) };
+                self.tell(world, self.callers[caller], event);
+            }
+            Step::GoAway(caller) => {
+                world.askers[caller] = Asker::Gone;
+                let event = Event::Gone { id: ID, caller: Caller(caller as u64) };
+                self.tell(world, self.callers[caller], event);
+            }
+            Step::NeverDelivered(caller) => {
+                let Asker::Holding(owner) = world.askers[caller] else { return None };
+                world.askers[caller] = Asker::Over;
+                world.monitor.never_begun();
+                self.tell(world, self.callers[caller], Event::Undelivered { id: ID, owner });
+            }
+            Step::Complete(caller) => {
+                let Asker::Holding(owner) = world.askers[caller] else { return None };
+                let response = body(number(owner)).into();
+                self.settle(world, caller, Change::Complete { response, retention: RETENTION }, true);
+            }
+            Step::Release(caller) => self.settle(world, caller, Change::Release, true),
+            Step::DropPermit(caller) => {
+                let Asker::Holding(owner) = world.askers[caller] else { return None };
+                world.monitor.holder_died(number(owner));
+                let change = Change::Halt { reason: HaltReason::Cancelled, retention: RETENTION };
+                self.settle(world, caller, change, false);
+            }
+            Step::Serve(node) => {
+                let sent = world.calls[node].take()?;
+                let reply = self.apply(world, &sent);
+                self.reply(world, node, Ok(reply));
+            }
+            Step::ServeAndLoseTheReply(node) => {
+                world.faults += 1;
+                let sent = world.calls[node].take()?;
+                self.apply(world, &sent);
+                self.reply(world, node, Err(lost()));
+            }
+            // It runs into its limit, and a copy of it arrives some time later.
+            Step::HoldUp(node) => {
+                world.faults += 1;
+                let sent = world.calls[node].take()?;
+                world.late.push(sent);
+                self.reply(world, node, Err(lost()));
+            }
+            Step::LandLate(index) => {
+                let sent = world.late.remove(index);
+                self.apply(world, &sent);
+            }
+            Step::Crash(node) => {
+                world.ends += 1;
+                world.engines[node] = Engine::new(config(), at(world.now), 0);
+                world.late.extend(world.calls[node].take());
+                for caller in (0..world.askers.len()).filter(|caller| self.callers[*caller] == node) {
+                    if let Asker::Holding(owner) = world.askers[caller] {
+                        world.monitor.holder_died(number(owner));
+                    }
+                    if world.askers[caller] != Asker::Idle {
+                        world.askers[caller] = Asker::Over;
+                    }
+                }
+            }
+            Step::ShutDown(node) => {
+                world.ends += 1;
+                let until = at(world.now) + Duration::from_secs(1);
+                self.tell(world, node, Event::Shutdown { caller: Caller(99), until });
+            }
+        }
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("I1", |_, world: &World| world.monitor.broken != Some(Promise::I1)),
+            Property::always("I3 to I12", |_, world: &World| {
+                world.monitor.broken.is_none_or(|promise| promise == Promise::I1)
+            }),
+            Property::always("every answer goes to somebody who waits", |_, world: &World| {
+                world.wrong.is_none()
+            }),
+            Property::always("whoever waits is waited for", |model: &Self, world: &World| {
+                (0..world.engines.len()).all(|node| {
+                    let engine = &world.engines[node];
+                    let quiet = world.calls[node].is_none() && engine.deadline().is_none();
+                    let waits = |caller: usize| {
+                        model.callers[caller] == node
+                            && matches!(world.askers[caller], Asker::Waiting | Asker::Gone | Asker::Settling)
+                    };
+                    !quiet || (engine.load() == Load::default() && !(0..world.askers.len()).any(waits))
+                })
+            }),
+            Property::sometimes("one completes and the other gets the response", |_, world: &World| {
+                world.askers.iter().all(|asker| *asker == Asker::Over)
+                    && matches!(&world.record, Some(record) if matches!(record.state, State::Completed(_)))
+            }),
+            Property::sometimes("nothing is left", |_, world: &World| {
+                world.askers.iter().all(|asker| *asker == Asker::Over)
+                    && world.record.is_none()
+                    && world.engines.iter().all(|engine| engine.load() == Load::default())
+            }),
+        ]
+    }
+}
+
+fn explore(name: &str, model: Nodes) {
+    let checker = model.checker().threads(2).spawn_bfs().join();
+    let discoveries = checker.discoveries();
+    for property in
+        ["I1", "I3 to I12", "every answer goes to somebody who waits", "whoever waits is waited for"]
+    {
+        if let Some(path) = discoveries.get(property) {
+            panic!("{name}: not so: {property}: {:?}", path.clone().into_actions());
+        }
+    }
+    for reached in ["one completes and the other gets the response", "nothing is left"] {
+        assert!(discoveries.contains_key(reached), "{name}: never: {reached}");
+    }
+    eprintln!("engine {name}: {} states, 0 violations", checker.unique_state_count());
+}
+
+fn one_node() -> Nodes {
+    Nodes { callers: vec![0, 0], on_orphan: OnOrphan::Halt, stranger: false, faults: 0, ends: 0, until: 0 }
+}
+
+#[test]
+fn every_order_of_the_events_of_two_callers_on_one_key() {
+    for on_orphan in [OnOrphan::Halt, OnOrphan::Rerun] {
+        for stranger in [false, true] {
+            explore("one node, every order", Nodes { on_orphan, stranger, ..one_node() });
+        }
+    }
+}
+
+#[test]
+fn one_node_with_a_lost_reply_or_a_late_copy_and_time() {
+    for on_orphan in [OnOrphan::Halt, OnOrphan::Rerun] {
+        explore("one node, a fault", Nodes { on_orphan, faults: 1, until: 3, ..one_node() });
+    }
+}
+
+#[test]
+fn one_node_that_crashes_or_shuts_down() {
+    explore("one node, an end", Nodes { on_orphan: OnOrphan::Rerun, ends: 1, until: 4, ..one_node() });
+}
+
+#[test]
+fn two_nodes_with_a_lapse_and_a_takeover() {
+    let model = Nodes { callers: vec![0, 1], on_orphan: OnOrphan::Rerun, ends: 1, until: 4, ..one_node() };
+    explore("two nodes, an end", model);
+}
