@@ -107,7 +107,13 @@ fn bad_requests_are_told_what_is_wrong_and_charge_nothing() {
     let payments = Payments::start(&[]);
     assert_eq!(payments.post_with(&[], TEN).code(), "idempotency_key_missing");
     let two = [("idempotency-key", "a"), ("idempotency-key", "b")];
-    for headers in [&two[..], &[("idempotency-key", "two words")], &[("idempotency-key", "")]] {
+    for headers in [
+        &two[..],
+        &[("idempotency-key", "two words")],
+        &[("idempotency-key", "\"abc")],
+        &[("idempotency-key", "\"abc\";p=1")],
+        &[("idempotency-key", "")],
+    ] {
         let reply = payments.post_with(headers, TEN);
         assert_eq!((reply.status, reply.code().as_str()), (400, "idempotency_key_invalid"), "{headers:?}");
     }

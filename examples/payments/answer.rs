@@ -110,7 +110,7 @@ impl Problem {
     }
 
     pub(crate) fn unavailable(retry_after: Option<Duration>) -> Self {
-        let detail = "nothing was charged";
+        let detail = "this request was not started; try again with the same key";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "idempotency_unavailable", "Try again later", detail)
             .retry_after(retry_after.unwrap_or(Duration::from_secs(1)))
     }
@@ -129,7 +129,7 @@ impl Problem {
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }
         let body = json!({
-            "type": format!("about:blank#{}", self.code),
+            "type": "about:blank",
             "title": self.title,
             "status": self.status.as_u16(),
             "detail": self.detail,

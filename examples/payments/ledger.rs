@@ -29,7 +29,11 @@ impl Ledger {
     }
 
     pub(crate) fn in_file(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        if !fs::read(path)?.ends_with(b"\n") && file.metadata()?.len() > 0 {
+            // A line that was cut off when the disk was full, or the power gone.
+            file.write_all(b"\n")?;
+        }
         let ledger = Self::File(Mutex::new(file), path.to_owned());
         ledger.charges()?;
         Ok(ledger)
@@ -54,7 +58,13 @@ impl Ledger {
         match self {
             Self::Memory(charges) => Ok(charges.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             Self::File(_, path) => {
-                fs::read_to_string(path)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+                let text = fs::read_to_string(path)?;
+                let whole = text.lines().filter_map(|line| {
+                    serde_json::from_str(line)
+                        .inspect_err(|error| tracing::warn!(%error, "a line of the ledger cannot be read"))
+                        .ok()
+                });
+                Ok(whole.collect())
             }
         }
     }

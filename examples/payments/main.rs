@@ -14,7 +14,6 @@ mod ledger;
 mod payment;
 
 use std::{
-    convert::Infallible,
     error::Error,
     io::{self, IsTerminal},
     net::SocketAddr,
@@ -26,7 +25,7 @@ use std::{
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, http::header, web};
 use clap::{Parser, ValueEnum};
-use idempotency::{IdempotencyKey, MemoryStore, OnOrphan, Once, Outcome, Scope, Tracker, TrackerHandle};
+use idempotency::{IdempotencyKey, MemoryStore, OnOrphan, Once, Scope, Tracker, TrackerHandle};
 
 use crate::{
     answer::{Answer, Problem},
@@ -159,20 +158,24 @@ async fn pay(request: HttpRequest, body: web::Bytes, shop: web::Data<Shop>) -> H
     let fingerprint = shop.tracker.fingerprint([&body[..]]);
 
     let ledger = shop.ledger.clone();
-    let charge = move || async move { Outcome::<Infallible>::done(payment.charge(ledger).await.to_bytes()) };
+    let charge = move || payment.charge(ledger);
 
     match shop.tracker.once(id, fingerprint, charge).await {
         Ok(Once::Done { response, replayed }) => match response.bytes().map(Answer::from_bytes) {
             Some(Ok(answer)) => answer.into_response(replayed),
             Some(Err(error)) => {
                 tracing::error!(%error, "a stored answer cannot be read");
-                Problem::unavailable(None).into_response()
+                Problem::internal().into_response()
             }
             None => Problem::response_unavailable().into_response(),
         },
         Ok(Once::Processing { retry_after, .. }) => Problem::in_progress(retry_after).into_response(),
         Ok(Once::Halted { .. }) => Problem::outcome_unknown().into_response(),
         Ok(Once::Mismatch { .. }) => Problem::key_reused().into_response(),
+        Ok(Once::Unknown(error)) => {
+            tracing::error!(%error, "a payment may or may not have been charged");
+            Problem::internal().into_response()
+        }
         Ok(_) => Problem::internal().into_response(),
         Err(error) => {
             tracing::warn!(%error, source = ?error.source(), "a payment was not started");
@@ -190,6 +193,9 @@ fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
     }
     let text = header.to_str().map_err(|_| Problem::key_invalid("it is not visible ASCII"))?;
     let unquoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    if unquoted.contains(['"', '\\']) {
+        return Err(Problem::key_invalid("it is neither a bare value nor a plain quoted string"));
+    }
     unquoted.parse().map_err(|error| Problem::key_invalid(format!("{error}")))
 }
 
@@ -234,7 +240,7 @@ fn greeting(address: SocketAddr) -> String {
         "listening on http://{address}
 
 pay:                  {pay} -H 'Idempotency-Key: order-1' {ten}
-retry:                the same line again: the same answer, no second charge
+retry:                {pay} -H 'Idempotency-Key: order-1' {ten}
 change the payload:   {pay} -H 'Idempotency-Key: order-1' {ninety}
 two at once:          {pay} -H 'Idempotency-Key: order-2' {slow} & {pay} -H 'Idempotency-Key: order-2' {slow}; wait
 what was charged:     curl http://{address}/payments

@@ -1,5 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
+use idempotency::Outcome;
 use serde::Deserialize;
 
 use crate::{
@@ -53,13 +54,13 @@ impl Payment {
     }
 
     /// Charges: the work that must not happen twice.
-    pub(crate) async fn charge(self, ledger: Arc<Ledger>) -> Answer {
+    pub(crate) async fn charge(self, ledger: Arc<Ledger>) -> Outcome<String> {
         tokio::time::sleep(Duration::from_millis(self.simulate.delay_ms)).await;
         match self.simulate.outcome {
             // A refusal is a result like any other: the retry hears it again.
-            Provider::Declined => return Answer::error(402, "declined", "the card was declined"),
+            Provider::Declined => return done(Answer::error(402, "declined", "the card was declined")),
             Provider::Down => {
-                return Answer::error(502, "provider_down", "the payment provider is down");
+                return done(Answer::error(502, "provider_down", "the payment provider is down"));
             }
             Provider::Ok | Provider::Panic => {}
         }
@@ -72,11 +73,13 @@ impl Payment {
             "simulated: a panic after the charge was made"
         );
         match written {
-            Ok(Ok(())) => Answer::created(&charge),
-            written => {
-                tracing::error!(?written, "the ledger cannot be written");
-                Answer::error(500, "ledger", "the charge was made, and could not be written down")
-            }
+            Ok(Ok(())) => done(Answer::created(&charge)),
+            // Part of the line may be in the file. Nobody knows, so nobody is to charge again.
+            written => Outcome::Unknown(format!("the ledger cannot be written: {written:?}")),
         }
     }
+}
+
+fn done(answer: Answer) -> Outcome<String> {
+    Outcome::done(answer.to_bytes())
 }

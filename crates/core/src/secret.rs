@@ -54,7 +54,7 @@ impl fmt::Debug for Secret {
 /// assert_eq!(Secret::new([7; 32]).check(), Secret::new([7; 32]).check());
 /// assert_ne!(Secret::new([7; 32]).check(), SecretCheck::unkeyed());
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SecretCheck([u8; 32]);
 
 impl SecretCheck {
@@ -71,5 +71,12 @@ impl SecretCheck {
     /// The bytes for a store to keep.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// Shows nothing: a weak secret could be guessed from it.
+impl fmt::Debug for SecretCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretCheck(..)")
     }
 }

@@ -34,7 +34,7 @@ impl Default for Config {
             store_limit: Duration::from_secs(2),
             put_patience: Duration::from_secs(1),
             prune_every: Some(Duration::from_secs(60)),
-            prune_limit: 256,
+            prune_limit: 128,
             max_in_flight: 4096,
         }
     }

@@ -1,7 +1,13 @@
 //! The real engine as a part of the model: every order of the events of two callers on one key, first on one node
 //! without faults, then with lost replies, late copies, crashes, lapses and takeovers between two nodes.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use idempotency_core::*;
 use idempotency_engine::*;
@@ -21,6 +27,8 @@ struct Nodes {
     faults: u8,
     ends: u8,
     until: u8,
+    /// Set when a claim is taken over: a model that never gets there proves nothing of it.
+    taken_over: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,7 +152,8 @@ impl Nodes {
         let Some(asker) = world.askers.get(caller).copied() else { return };
         world.askers[caller] = match (asker, answer) {
             (Asker::Waiting, Answer::Tracked(Ok(tracked))) => match tracked {
-                Tracked::Init { owner, .. } => {
+                Tracked::Init { owner, took_over, .. } => {
+                    self.taken_over.fetch_or(took_over, Ordering::Relaxed);
                     world.monitor.init();
                     Asker::Holding(owner)
                 }
@@ -405,7 +414,15 @@ fn explore(name: &str, model: Nodes) {
 }
 
 fn one_node() -> Nodes {
-    Nodes { callers: vec![0, 0], on_orphan: OnOrphan::Halt, stranger: false, faults: 0, ends: 0, until: 0 }
+    Nodes {
+        callers: vec![0, 0],
+        on_orphan: OnOrphan::Halt,
+        stranger: false,
+        faults: 0,
+        ends: 0,
+        until: 0,
+        taken_over: Arc::default(),
+    }
 }
 
 #[test]
@@ -431,6 +448,8 @@ fn one_node_that_crashes_or_shuts_down() {
 
 #[test]
 fn two_nodes_with_a_lapse_and_a_takeover() {
-    let model = Nodes { callers: vec![0, 1], on_orphan: OnOrphan::Rerun, ends: 1, until: 4, ..one_node() };
+    let model = Nodes { callers: vec![0, 1], on_orphan: OnOrphan::Rerun, ends: 1, until: 3, ..one_node() };
+    let taken_over = model.taken_over.clone();
     explore("two nodes, an end", model);
+    assert!(taken_over.load(Ordering::Relaxed));
 }

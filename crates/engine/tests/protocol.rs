@@ -574,7 +574,7 @@ pub(crate) fn explore(name: &str, model: Protocol) -> usize {
 
 /// The first counterexample: the promise it breaks, and how.
 pub(crate) fn counterexample(model: Protocol) -> Option<(&'static str, Vec<Step>)> {
-    let checker = model.checker().threads(2).finish_when(HasDiscoveries::Any).spawn_bfs().join();
+    let checker = model.checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();
     let mut found: Vec<_> = checker.discoveries().into_iter().collect();
     found.sort_by_key(|(promise, _)| *promise);
     let (promise, path) = found.into_iter().next()?;

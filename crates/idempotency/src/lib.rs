@@ -44,7 +44,7 @@
 pub use idempotency_core::{
     Body, Clock, Digest, Durability, Fingerprint, HaltReason, IdempotencyKey, InvalidIdempotencyKey,
     ManualClock, Meta, MetaTooLarge, Owner, Record, RequestId, Scheme, Scope, Secret, State, StoredResponse,
-    Survives, SystemClock,
+    Survives, SystemClock, TokioClock,
 };
 pub use idempotency_tracker::{
     Builder, Error, ErrorKind, Forget, Forgotten, Halt, Lease, Lookup, OnOrphan, Once, Outcome, Permit,

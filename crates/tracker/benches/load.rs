@@ -8,18 +8,22 @@
 #![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark measures and prints")]
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use idempotency_core::{
-    Claim, Clock, Fingerprint, ManualClock, Owner, Record, RequestId, Scheme, Store, Write,
+    Claim, Clock, Fingerprint, Owner, Record, RequestId, Scheme, Store, SystemClock, Write,
 };
 use idempotency_store_memory::{MemoryConfig, MemoryStore};
 use idempotency_tracker::{Permit, Tracked, Tracker, TrackerHandle};
 use tokio::runtime::Runtime;
 
 const RUNS: usize = 5;
+const AN_HOUR: Duration = Duration::from_secs(3600);
 const IN_FLIGHT: u64 = 50_000;
 const IN_FLIGHT_BOUND: f64 = 1.5;
 const PRUNE_BOUND: f64 = 3.0;
@@ -41,7 +45,7 @@ fn main() {
 fn claims_in_flight(runtime: &Runtime) -> f64 {
     let trackers = [10, IN_FLIGHT].map(|count| {
         runtime.block_on(async {
-            let tracker = Tracker::builder(MemoryStore::new()).max_in_flight(100_000).spawn().await.unwrap();
+            let tracker = Tracker::builder(roomy()).max_in_flight(100_000).spawn().await.unwrap();
             let mut held = Vec::new();
             for number in 0..count {
                 held.push(init(&tracker, number).await);
@@ -101,13 +105,13 @@ fn pruning(runtime: &Runtime, records: u64) -> f64 {
     let mut busy = Vec::new();
     let mut pruned = Duration::ZERO;
     for run in 0..RUNS as u64 {
-        let clock = ManualClock::default();
-        let store = Arc::new(MemoryStore::with_config(MemoryConfig::new().budget(4 << 30)));
+        let clock = Ahead::default();
+        let store = Arc::new(roomy());
         fill(&store, &clock, records);
         runtime.block_on(async {
             let tracker = Tracker::builder(store.clone())
                 .clock(clock.clone())
-                .prune_every(Duration::from_secs(3600))
+                .prune_every(24 * AN_HOUR)
                 .max_in_flight(1 << 20)
                 .spawn()
                 .await
@@ -119,7 +123,7 @@ fn pruning(runtime: &Runtime, records: u64) -> f64 {
             quiet.push(p99(&mut latencies));
 
             // Now all of them have expired.
-            clock.advance(Duration::from_secs(2));
+            clock.0.1.store(2 * AN_HOUR.as_secs(), Ordering::Release);
             let since = Instant::now();
             let pruning = tokio::spawn({
                 let tracker = tracker.clone();
@@ -161,14 +165,29 @@ async fn track(tracker: &TrackerHandle, number: u64) -> f64 {
     took
 }
 
-/// Settled records that expire one second later.
-fn fill(store: &MemoryStore, clock: &ManualClock, records: u64) {
+/// The default budget would be full before the benchmark is over.
+fn roomy() -> MemoryStore {
+    MemoryStore::with_config(MemoryConfig::new().budget(4 << 30))
+}
+
+/// The system's clock, some seconds ahead.
+#[derive(Debug, Clone, Default)]
+struct Ahead(Arc<(SystemClock, AtomicU64)>);
+
+impl Clock for Ahead {
+    fn now(&self) -> time::OffsetDateTime {
+        self.0.0.now() + Duration::from_secs(self.0.1.load(Ordering::Acquire))
+    }
+}
+
+/// Settled records that expire an hour later.
+fn fill(store: &MemoryStore, clock: &Ahead, records: u64) {
     let now = clock.now();
     for number in 0..records {
         let claim = Claim::new(id((1 << 62) + number), Owner::from_u128(number.into()), payload());
         let Write::Put(mut record) = Record::on_insert(None, &claim, now).write else { unreachable!() };
         record.state = idempotency_core::State::Completed("201 Created".into());
-        record.expires_at = now + Duration::from_secs(1);
+        record.expires_at = now + AN_HOUR;
         let restored = futures_util::FutureExt::now_or_never(store.restore(&claim.id, &record, now));
         restored.expect("at once").expect("there is room");
     }

@@ -18,7 +18,7 @@ use std::{
 
 use actix::{Actor, ActorFuture, Addr, AsyncContext, Context, Handler, Message, System};
 use idempotency_core::{Fingerprint, RequestId, Scheme};
-use idempotency_store_memory::MemoryStore;
+use idempotency_store_memory::{MemoryConfig, MemoryStore};
 use idempotency_tracker::{Tracked, Tracker, TrackerHandle};
 use tokio::{
     runtime::Runtime,
@@ -31,7 +31,9 @@ const RUNS: usize = 5;
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let bare = Bare::start();
-    let tracker = runtime.block_on(Tracker::builder(MemoryStore::new()).spawn()).unwrap();
+    // The default budget would be full before the benchmark is over.
+    let roomy = MemoryStore::with_config(MemoryConfig::new().budget(4 << 30));
+    let tracker = runtime.block_on(Tracker::builder(roomy).spawn()).unwrap();
     let ways: [(&str, Way); 6] = [
         ("send: 2 trips", Way::Send(bare.addr.clone(), 2)),
         ("oneshot: 2 trips", Way::Oneshot(bare.addr.clone(), 2)),

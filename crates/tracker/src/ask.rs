@@ -20,9 +20,9 @@ macro_rules! ask {
         impl sealed::Sealed for $message {}
 
         impl TrackerMessage for $message {
-            async fn ask(self, $tracker: &TrackerHandle) -> Self::Result {
+            fn ask(self, $tracker: &TrackerHandle) -> impl Future<Output = Self::Result> + Send {
                 let $this = self;
-                $answer.await
+                $answer
             }
         }
     )*};

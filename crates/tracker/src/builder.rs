@@ -115,7 +115,7 @@ impl<S: Store> Builder<S> {
         self
     }
 
-    /// How many records one prune step deletes at most: 256. Requests pass between steps.
+    /// How many records one prune step deletes at most: 128. It rests for 1 ms before each step, so that requests pass.
     pub fn prune_limit(mut self, prune_limit: usize) -> Self {
         self.prune_limit = prune_limit;
         self
@@ -195,11 +195,12 @@ impl<S: Store> Builder<S> {
         let (host, addr) = Host::start(self.placement, backends(self.store, self.store_limit), parts)?;
         let died = || Error::new(ErrorKind::ShuttingDown);
         let addr = addr.await.map_err(|_| died())?;
+        // Made now, so that dropping this future abandons the tracker.
+        let tracker = TrackerHandle::new(inbox, addr, host, self.clock, self.secret);
         match on_started.await {
-            Ok(Ok(())) => Ok(TrackerHandle::new(inbox, addr, host, self.clock, self.secret)),
+            Ok(Ok(())) => Ok(tracker),
             Ok(Err(error)) => {
-                drop(addr);
-                host.ended().await;
+                tracker.ended().await;
                 Err(error)
             }
             Err(_) => Err(died()),

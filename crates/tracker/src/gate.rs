@@ -142,15 +142,17 @@ impl<S: Store> Gate<S> {
             match self.try_together(commands, now).await {
                 Ok(replies) if !failed_as_a_whole(&replies) => replies,
                 Err(error) if error.kind() == StoreErrorKind::TimedOut => self.run_apart(commands, now).await,
-                Ok(_) | Err(_) => {
-                    let (one, other) = commands.split_at(commands.len() / 2);
-                    let mut replies = self.run(one, now).await;
-                    replies.extend(self.run(other, now).await);
-                    replies
-                }
+                Ok(_) | Err(_) => self.run_in_halves(commands, now).await,
             }
         }
         .boxed()
+    }
+
+    async fn run_in_halves(&self, commands: &[StoreCommand], now: OffsetDateTime) -> StoreReplies {
+        let (one, other) = commands.split_at(commands.len() / 2);
+        let mut replies = self.run(one, now).await;
+        replies.extend(self.run(other, now).await);
+        replies
     }
 
     /// Side by side, so that a slow one takes no time from the others.
@@ -258,7 +260,7 @@ async fn deal_with<S: Store>(
     let replies = if timed_out {
         gate.run_apart(&batch.commands, batch.now).await
     } else {
-        gate.run(&batch.commands, batch.now).await
+        gate.run_in_halves(&batch.commands, batch.now).await
     };
     hand_out(replies, shares);
 }

@@ -130,13 +130,13 @@ impl TrackerHandle {
 
     /// Sends one of the typed messages: [`Track`], [`PutResponse`](crate::PutResponse), [`Halt`](crate::Halt),
     /// [`Release`](crate::Release), [`Lookup`](crate::Lookup), [`Forget`](crate::Forget), [`Prune`](crate::Prune),
-    /// [`Status`](crate::Status). The same as the methods.
+    /// [`Status`](crate::Status). The same as the methods: what says how a permit ended is handed over at this call.
     ///
     /// # Errors
     ///
     /// Those of the method.
-    pub async fn send<M: TrackerMessage>(&self, message: M) -> M::Result {
-        message.ask(self).await
+    pub fn send<M: TrackerMessage>(&self, message: M) -> impl Future<Output = M::Result> + Send {
+        message.ask(self)
     }
 
     /// Takes no new claims, waits up to `grace` for what runs, settles the rest as `Halted(Shutdown)`, closes the
@@ -150,7 +150,7 @@ impl TrackerHandle {
     /// `ShuttingDown` if the tracker was gone already.
     pub async fn shutdown(&self, grace: Duration) -> Result<ShutdownReport, Error> {
         let report = self.ask(|reply| Input::Shutdown { grace, reply }).await;
-        self.0.host.ended().await;
+        self.ended().await;
         report
     }
 
@@ -174,9 +174,14 @@ impl TrackerHandle {
         &*self.0.clock
     }
 
-    /// Where detached work runs: the runtime at hand, else the one that `spawn` was called in, else the tracker's.
+    /// Where detached work runs.
     pub(crate) fn runtime(&self) -> runtime::Handle {
-        runtime::Handle::try_current().unwrap_or_else(|_| self.0.host.runtime().clone())
+        self.0.host.runtime()
+    }
+
+    /// Resolves when the actor and its thread are gone.
+    pub(crate) async fn ended(&self) {
+        self.0.host.ended().await;
     }
 
     async fn ask<T>(&self, input: impl FnOnce(Reply<Result<T, Error>>) -> Input) -> Result<T, Error> {

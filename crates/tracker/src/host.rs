@@ -1,6 +1,11 @@
 //! Where the actors live.
 
-use std::{fmt, sync::Arc, thread, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use actix::{Actor, Addr, System};
 use idempotency_core::Store;
@@ -32,15 +37,20 @@ pub enum Placement {
     Local,
 }
 
+/// How long work that was detached onto the tracker's own runtime may go on when the tracker has ended.
+const LAST_WORK: Duration = Duration::from_secs(1);
+
 /// Starts the backend actor on a store, given where the store's own code is to run.
 pub(crate) type Backends = Box<dyn FnOnce(runtime::Handle) -> StartBackend + Send>;
 
 /// The threads that were started for a tracker, and how to know that they are done.
 pub(crate) struct Host {
-    /// Where the store's code and the work of `once` run if there is no runtime at hand.
+    /// Where the store's code and the work of `once` run.
     runtime: runtime::Handle,
+    is_alive: Weak<()>,
     /// Ends when the actor and its thread are gone.
     ended: watch::Receiver<()>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Host {
@@ -52,30 +62,33 @@ impl Host {
         let (runtime, own) = match runtime::Handle::try_current() {
             Ok(runtime) => (runtime, None),
             Err(_) => {
-                let own = OwnRuntime::start()?;
-                (own.handle(), Some(own))
+                let own = own_runtime()?;
+                (own.handle().clone(), Some(own))
             }
         };
         let start_backend = backends(runtime.clone());
         let (stopped, on_stopped) = oneshot::channel();
         let (ending, ended) = watch::channel(());
         let (tell_addr, addr) = oneshot::channel();
-        match placement {
+        let thread = match placement {
             Placement::Dedicated => {
                 let live = move || {
-                    // The tracker outlives its handles, and needs its store until the end.
-                    let _own = own;
                     System::new().block_on(async move {
                         let _ = tell_addr.send(RequestTracker::new(parts(start_backend, stopped)).start());
                         let _ = on_stopped.await;
                     });
+                    // The tracker outlives its handles, and needs its store until here.
+                    if let Some(own) = own {
+                        own.shutdown_timeout(LAST_WORK);
+                    }
                     // After the system, its timers and tasks are gone.
                     drop(ending);
                 };
                 let thread = thread::Builder::new().name("idempotency-tracker".to_owned());
-                thread.spawn(live).map_err(|error| {
-                    Error::invalid(format!("the tracker's thread cannot be started: {error}"))
-                })?;
+                let started = thread.spawn(live);
+                let cannot =
+                    |error| Error::invalid(format!("the tracker's thread cannot be started: {error}"));
+                Some(started.map_err(cannot)?)
             }
             Placement::Local => {
                 let _ = tell_addr.send(RequestTracker::new(parts(start_backend, stopped)).start());
@@ -83,19 +96,36 @@ impl Host {
                     let _ = on_stopped.await;
                     drop(ending);
                 });
+                None
             }
-        }
-        Ok((Self { runtime, ended }, addr))
+        };
+        let alive = Arc::new(());
+        let is_alive = Arc::downgrade(&alive);
+        let mut until = ended.clone();
+        // Dropped with its runtime, should that go before the tracker does.
+        drop(runtime.spawn(async move {
+            let _alive = alive;
+            let _ = until.changed().await;
+        }));
+        Ok((Self { runtime, is_alive, ended, thread: Mutex::new(thread) }, addr))
     }
 
-    pub(crate) fn runtime(&self) -> &runtime::Handle {
-        &self.runtime
+    /// The runtime that the tracker was spawned in; where that is gone, the one at hand.
+    pub(crate) fn runtime(&self) -> runtime::Handle {
+        match runtime::Handle::try_current() {
+            Ok(at_hand) if self.is_alive.strong_count() == 0 => at_hand,
+            _ => self.runtime.clone(),
+        }
     }
 
     /// Resolves when the actor and its thread are gone.
     pub(crate) async fn ended(&self) {
-        // It never changes; it only ends.
+        // It never changes; it only ends, as the last thing that the thread does.
         let _ = self.ended.clone().changed().await;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -105,32 +135,14 @@ impl fmt::Debug for Host {
     }
 }
 
-/// A runtime for stores and for detached work where the application has none. It may be dropped anywhere, also where
-/// blocking is not allowed.
-struct OwnRuntime(Option<Runtime>);
-
-impl OwnRuntime {
-    fn start() -> Result<Self, Error> {
-        runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("idempotency-store")
-            .enable_all()
-            .build()
-            .map(|runtime| Self(Some(runtime)))
-            .map_err(|error| Error::invalid(format!("the tracker's runtime cannot be started: {error}")))
-    }
-
-    fn handle(&self) -> runtime::Handle {
-        self.0.as_ref().map_or_else(runtime::Handle::current, |runtime| runtime.handle().clone())
-    }
-}
-
-impl Drop for OwnRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
+/// A runtime for stores and for detached work where the application has none.
+fn own_runtime() -> Result<Runtime, Error> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("idempotency-store")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::invalid(format!("the tracker's runtime cannot be started: {error}")))
 }
 
 /// Starts backend actors on one store: every restart is on the same `Arc`, for a memory store holds the records.

@@ -193,3 +193,21 @@ fn a_result_past_the_work_limit_is_kept_alive_and_holds_up_nobody() {
         assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"");
     });
 }
+
+#[test]
+fn a_result_that_hangs_in_the_store_is_kept_alive_by_renewals() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        let permit = init(&tracker, id(1)).await;
+        store.always("complete", Fault::Hang);
+        assert_eq!(permit.complete("done").await.unwrap(), Settled::Deferred);
+        sleep(60 * SECOND).await;
+        // Another node sees that somebody lives.
+        let other = builder(store.inner.clone()).on_orphan(OnOrphan::Rerun).spawn().await.unwrap();
+        assert_eq!(outcome(&other, id(1)).await, "processing");
+        store.well();
+        sleep(5 * SECOND).await;
+        assert_eq!(outcome(&other, id(1)).await, "cached b\"done\"");
+    });
+}

@@ -65,7 +65,9 @@ impl Lane {
         if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == settling.owner) {
             live.ending = Ending::Failing;
         }
-        self.queue.push_front(Job::Settle(settling));
+        // A renewal that is due goes first: while the result fails, it alone keeps others from taking over.
+        let renewals = self.queue.iter().take_while(|job| matches!(job, Job::Renew | Job::Reclaim)).count();
+        self.queue.insert(renewals, Job::Settle(settling));
         self.answer_those_waiting(cx);
     }
 
