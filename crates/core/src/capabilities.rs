@@ -65,6 +65,12 @@ impl Durability {
 }
 
 /// The worst that a write survives on one machine, in ascending order.
+///
+/// ```
+/// use idempotency_core::Survives;
+///
+/// assert!(Survives::Memory < Survives::ProcessCrash && Survives::ProcessCrash < Survives::PowerLoss);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum Survives {

@@ -32,7 +32,15 @@ impl Update {
     }
 }
 
-/// The ways in which a record moves on. Durations count from the moment the store applies the change.
+/// The ways in which a record moves on.
+///
+/// ```
+/// use idempotency_core::Change;
+///
+/// assert_eq!(Change::Release.name(), "release");
+/// ```
+///
+/// Durations count from the moment the store applies the change.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Change {
@@ -77,6 +85,15 @@ impl Change {
 }
 
 /// What `update` answers.
+///
+/// ```
+/// use idempotency_core::Updated;
+///
+/// // A put whose reply was lost is repeated, and both answers mean that it is stored.
+/// fn is_stored(answer: Updated) -> bool {
+///     matches!(answer, Updated::Applied | Updated::AlreadyApplied)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Updated {
     /// The record moved on.

@@ -56,6 +56,14 @@ impl Claim {
 }
 
 /// What `insert` answers.
+///
+/// ```
+/// use idempotency_core::Inserted;
+///
+/// fn may_work(answer: &Inserted) -> bool {
+///     matches!(answer, Inserted::Claimed)
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Inserted {
     /// The claim stands.

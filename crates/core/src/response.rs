@@ -80,6 +80,12 @@ impl<B: Into<Bytes>> From<B> for StoredResponse {
 }
 
 /// The bytes of a [`StoredResponse`].
+///
+/// ```
+/// use idempotency_core::Body;
+///
+/// assert_eq!(format!("{:?}", Body::Kept("secret".into())), "Kept(6 bytes)");
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Body {
     /// All of them.

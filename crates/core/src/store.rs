@@ -195,6 +195,14 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// What `setup` is told.
+///
+/// ```
+/// use idempotency_core::{Secret, SecretCheck, Setup};
+/// use time::OffsetDateTime;
+///
+/// let setup = Setup::new(Secret::new([7; 32]).check(), OffsetDateTime::UNIX_EPOCH);
+/// assert_ne!(setup.secret_check, SecretCheck::unkeyed());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Setup {
@@ -212,6 +220,12 @@ impl Setup {
 }
 
 /// What `prune` answers.
+///
+/// ```
+/// use idempotency_core::Pruned;
+///
+/// assert_eq!(Pruned::default(), Pruned { deleted: 0, more: false });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Pruned {
     /// How many records were deleted.
@@ -221,6 +235,13 @@ pub struct Pruned {
 }
 
 /// What `scan` answers.
+///
+/// ```
+/// use idempotency_core::Page;
+///
+/// // An empty store has one page, the last.
+/// assert_eq!(Page::default().next, None);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
     /// Some records.
@@ -230,6 +251,13 @@ pub struct Page {
 }
 
 /// Where a scan goes on: bytes that only the store which made them understands.
+///
+/// ```
+/// use idempotency_core::Cursor;
+///
+/// let cursor = Cursor::new(&b"place"[..]);
+/// assert_eq!(format!("{cursor:?}"), "Cursor(5 bytes)");
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Cursor(Bytes);
 

@@ -111,6 +111,13 @@ impl PartialEq for StoreError {
 impl Eq for StoreError {}
 
 /// What went wrong in a store.
+///
+/// ```
+/// use idempotency_core::{StoreError, StoreErrorKind};
+///
+/// let error = StoreError::new(StoreErrorKind::TimedOut, "no answer within 2000 ms");
+/// assert_eq!(error.kind().as_str(), "timed_out");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {

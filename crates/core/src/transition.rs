@@ -41,6 +41,19 @@ impl<A> Transition<A> {
 }
 
 /// What becomes of the stored record.
+///
+/// ```
+/// use idempotency_core::{Record, RequestId, Write};
+/// use std::collections::HashMap;
+///
+/// fn write(records: &mut HashMap<RequestId, Record>, id: RequestId, write: Write) {
+///     match write {
+///         Write::Keep => {}
+///         Write::Put(record) => drop(records.insert(id, record)),
+///         Write::Delete => drop(records.remove(&id)),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// It stays as it is.
@@ -52,6 +65,14 @@ pub enum Write {
 }
 
 /// What `restore` answers.
+///
+/// ```
+/// use idempotency_core::Restored;
+///
+/// fn is_there(answer: &Restored) -> bool {
+///     matches!(answer, Restored::Restored)
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Restored {

@@ -98,6 +98,15 @@ pub enum Tracked {
 }
 
 /// How a settle ended.
+///
+/// ```
+/// use idempotency_engine::Settled;
+///
+/// // The work was done in each of these cases; whether retries will hear of it differs.
+/// fn is_or_will_be_stored(settled: Settled) -> bool {
+///     matches!(settled, Settled::Stored | Settled::Deferred)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Settled {
@@ -112,6 +121,14 @@ pub enum Settled {
 }
 
 /// How a `Forget` ended.
+///
+/// ```
+/// use idempotency_engine::Forgotten;
+///
+/// fn is_gone(forgotten: Forgotten) -> bool {
+///     matches!(forgotten, Forgotten::Forgotten | Forgotten::NotFound)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Forgotten {

@@ -96,6 +96,12 @@ pub struct Track {
 }
 
 /// What a `Track` does where the earlier caller is gone and nobody knows whether its work was done.
+///
+/// ```
+/// use idempotency_engine::OnOrphan;
+///
+/// assert_eq!(OnOrphan::default(), OnOrphan::Halt);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[non_exhaustive]
 pub enum OnOrphan {

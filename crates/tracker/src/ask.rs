@@ -5,6 +5,15 @@ use actix::Message;
 use crate::{Forget, Halt, Lookup, Prune, PutResponse, Release, Status, Track, TrackerHandle};
 
 /// A message that [`TrackerHandle::send`] takes. Sealed: the tracker understands these and no others.
+///
+/// ```
+/// use idempotency_tracker::{TrackerHandle, TrackerMessage};
+///
+/// async fn logged<M: TrackerMessage>(tracker: &TrackerHandle, message: M) -> M::Result {
+///     println!("sending {}", std::any::type_name::<M>());
+///     tracker.send(message).await
+/// }
+/// ```
 pub trait TrackerMessage: Message + sealed::Sealed + Send {
     #[doc(hidden)]
     fn ask(self, tracker: &TrackerHandle) -> impl Future<Output = Self::Result> + Send;

@@ -24,6 +24,18 @@ pub struct Error {
 }
 
 /// What kind of [`Error`] it is, with what a caller can do about it.
+///
+/// ```
+/// use idempotency_tracker::ErrorKind;
+///
+/// fn code(kind: &ErrorKind) -> &'static str {
+///     match kind {
+///         ErrorKind::Overloaded => "overloaded",
+///         ErrorKind::Unavailable { .. } => "unavailable",
+///         _ => "other",
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -110,7 +110,7 @@ impl TrackerHandle {
     }
 
     /// Prunes all expired records now, in steps, and tells how many there were. The tracker does so by itself every
-    /// `prune_every`.
+    /// `prune_every`. Cancel safe: the prune goes on.
     ///
     /// # Errors
     ///
@@ -119,7 +119,7 @@ impl TrackerHandle {
         self.ask(|reply| Input::Prune { reply }).await
     }
 
-    /// How the tracker is.
+    /// How the tracker is. Cancel safe.
     ///
     /// # Errors
     ///
@@ -204,6 +204,16 @@ impl fmt::Debug for TrackerHandle {
 }
 
 /// The answer to [`TrackerHandle::track`] on its way.
+///
+/// ```
+/// use idempotency_tracker::{Error, Track, Tracked, TrackerHandle, Tracking};
+///
+/// async fn ask_for_both(tracker: &TrackerHandle, one: Track, other: Track) -> Result<(Tracked, Tracked), Error> {
+///     // Both are sent before either is waited for.
+///     let (one, other): (Tracking, Tracking) = (tracker.track(one), tracker.track(other));
+///     Ok((one.await?, other.await?))
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "dropped before it gives its answer, the claim is released"]
 pub struct Tracking {

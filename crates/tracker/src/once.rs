@@ -43,6 +43,20 @@ impl<E> Outcome<E> {
 }
 
 /// How [`once`](TrackerHandle::once) ended.
+///
+/// ```
+/// use idempotency_tracker::Once;
+///
+/// fn status<E>(once: &Once<E>) -> u16 {
+///     match once {
+///         Once::Done { .. } => 201,
+///         Once::Processing { .. } | Once::Halted { .. } => 409,
+///         Once::Mismatch { .. } => 422,
+///         Once::NotDone(_) => 503,
+///         _ => 500,
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Once<E> {
@@ -123,7 +137,7 @@ impl TrackerHandle {
         self.once_with(Track::new(id, fingerprint), move |_| work()).await
     }
 
-    /// [`once`](Self::once) with all that a [`Track`] can say, and work that can watch its lease.
+    /// [`once`](Self::once) with all that a [`Track`] can say, and work that can watch its lease. Cancel safe likewise.
     ///
     /// # Errors
     ///
@@ -142,7 +156,7 @@ impl TrackerHandle {
     }
 
     /// [`once`](Self::once) for work that is not `Send`, such as the handlers of actix-web: it runs on the thread
-    /// that asks.
+    /// that asks. Cancel safe likewise.
     ///
     /// # Errors
     ///

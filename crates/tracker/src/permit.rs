@@ -101,6 +101,10 @@ impl Permit {
     /// Handed over at this call, like [`complete`](Self::complete). A reason that says that the caller is gone
     /// (`Cancelled`, `Shutdown`, `OwnerLost`) is taken as `Unknown`: a caller that speaks is not gone, and what it
     /// left must not be run again by policy.
+    ///
+    /// # Errors
+    ///
+    /// `ShuttingDown` if the tracker is gone.
     pub fn halt(self, reason: HaltReason) -> Settling {
         let change = self.halted(reason);
         self.settle(change)
@@ -109,6 +113,10 @@ impl Permit {
     /// Nothing was done: the next retry may run.
     ///
     /// Handed over at this call, like [`complete`](Self::complete).
+    ///
+    /// # Errors
+    ///
+    /// `ShuttingDown` if the tracker is gone.
     pub fn release(self) -> Settling {
         self.settle(Change::Release)
     }
@@ -194,6 +202,18 @@ impl fmt::Debug for Permit {
 }
 
 /// Waits until a result is stored. The result was handed over when this was made: dropping it undoes nothing.
+///
+/// ```
+/// use idempotency_tracker::{Permit, Settled};
+///
+/// async fn answer(permit: Permit) -> &'static str {
+///     match permit.complete("201").await {
+///         Ok(Settled::Stored) => "stored",
+///         Ok(_) => "done, but see the log",
+///         Err(_) => "done, and the tracker is gone",
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 #[must_use = "a result is handed over already, but whether it was stored is known only by waiting"]
 pub struct Settling {
