@@ -80,10 +80,8 @@ fn a_refusal_is_a_result_and_is_replayed_without_a_charge() {
     assert_eq!(payments.ledger().len(), 0);
 }
 
-#[test]
-fn a_client_that_hangs_up_gets_the_answer_when_it_comes_back() {
-    let payments = Payments::start(&[]);
-    let body = simulate("ok", 2000);
+/// A client that has sent its payment and waits.
+fn hang_on(payments: &Payments, body: &str) -> TcpStream {
     let mut client = TcpStream::connect(&payments.address).unwrap();
     write!(
         client,
@@ -92,6 +90,14 @@ fn a_client_that_hangs_up_gets_the_answer_when_it_comes_back() {
         body.len()
     )
     .unwrap();
+    client
+}
+
+#[test]
+fn a_client_that_hangs_up_gets_the_answer_when_it_comes_back() {
+    let payments = Payments::start(&[]);
+    let body = simulate("ok", 2000);
+    let client = hang_on(&payments, &body);
     payments.wait_for_in_flight(1);
     drop(client);
     let meanwhile = payments.post("order-1", &body);
@@ -158,6 +164,21 @@ fn at_a_shutdown_the_requests_in_flight_finish() {
     // The ledger is read again by the next one.
     let next = Payments::start(&["--ledger", ledger.to_str().unwrap()]);
     assert_eq!(next.ledger().len(), 1);
+}
+
+#[test]
+fn at_a_shutdown_a_payment_whose_client_hung_up_finishes_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger");
+    let payments = Payments::start(&["--ledger", ledger.to_str().unwrap()]);
+    let client = hang_on(&payments, &simulate("ok", 2000));
+    payments.wait_for_in_flight(1);
+    drop(client);
+    payments.terminate();
+    let (status, output) = payments.wait();
+    assert!(status.success(), "{status}");
+    assert_eq!(output.last().unwrap(), "stopped, 0 payments left unsettled");
+    assert_eq!(fs::read_to_string(&ledger).unwrap().lines().count(), 1);
 }
 
 #[test]

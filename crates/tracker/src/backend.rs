@@ -28,9 +28,8 @@ pub(crate) type StartBackend = Arc<dyn Fn() -> Recipient<StoreBatch> + Send + Sy
 /// A call and what came of it.
 pub(crate) type Returned = (Call, Result<StoreReply, StoreError>);
 
-/// How long a prune rests before each step. Steps without a rest keep the tracker's thread so busy that the scheduler
-/// makes requests wait for whole time slices: measured, the p99 of a `track` was then 18 times the quiet one. Real
-/// time, whatever the tracker's clock says.
+/// How long a prune rests before each step, so that the tracker's thread is not busy without a break: what was measured
+/// without stands in ARCHITECTURE.md. Real time, whatever the tracker's clock says.
 const REST: Duration = Duration::from_millis(1);
 
 /// After this time a death says nothing of the next one.
