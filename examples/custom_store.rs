@@ -86,7 +86,7 @@ async fn main() -> Result<(), Error> {
             Outcome::<()>::done("sent")
         };
         match tracker.once(id, payload, send_mail).await? {
-            Once::Done { response, replayed } => println!("{:?}, replayed: {replayed}", response.bytes()),
+            Once::Done { response, replayed, .. } => println!("{:?}, replayed: {replayed}", response.bytes()),
             other => println!("{other:?}"),
         }
     }

@@ -17,7 +17,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("idempotency-engine", &["idempotency-core"]),
     ("idempotency-tracker", &["idempotency-core", "idempotency-engine"]),
     ("idempotency-store-memory", &["idempotency-core"]),
-    ("idempotency", &["idempotency-core", "idempotency-tracker", "idempotency-store-memory"]),
+    ("idempotency-http", &["idempotency-core"]),
+    ("idempotency-actix-web", &["idempotency-core", "idempotency-http", "idempotency-tracker"]),
+    ("idempotency-tower", &["idempotency-core", "idempotency-http", "idempotency-tracker"]),
+    (
+        "idempotency",
+        &[
+            "idempotency-core",
+            "idempotency-tracker",
+            "idempotency-store-memory",
+            "idempotency-actix-web",
+            "idempotency-tower",
+        ],
+    ),
     ("idempotency-examples", &[]),
     ("idempotency-tests", &[]),
     ("xtask", &[]),
@@ -28,6 +40,9 @@ const NOWHERE_BELOW: &[(&str, &[&str])] = &[
     ("idempotency-core", &["tokio", "actix", "actix-rt", "rand"]),
     ("idempotency-engine", &["tokio", "actix", "actix-rt", "rand", "tracing"]),
     ("idempotency-store-memory", &["tokio", "actix", "actix-rt"]),
+    ("idempotency-http", &["tokio", "actix", "actix-rt", "actix-web", "tower", "axum", "hyper"]),
+    ("idempotency-tower", &["actix-web", "axum"]),
+    ("idempotency-actix-web", &["axum", "tower-service"]),
 ];
 
 /// The edges that point the wrong way.

@@ -112,18 +112,21 @@ fn a_client_that_hangs_up_gets_the_answer_when_it_comes_back() {
 fn bad_requests_are_told_what_is_wrong_and_charge_nothing() {
     let payments = Payments::start(&[]);
     assert_eq!(payments.post_with(&[], TEN).code(), "idempotency_key_missing");
+    let long = "x".repeat(256);
     let two = [("idempotency-key", "a"), ("idempotency-key", "b")];
     for headers in [
         &two[..],
         &[("idempotency-key", "two words")],
         &[("idempotency-key", "\"abc")],
         &[("idempotency-key", "\"abc\";p=1")],
+        &[("idempotency-key", "abc, def")],
+        &[("idempotency-key", "schl\u{fc}ssel")],
         &[("idempotency-key", "")],
+        &[("idempotency-key", &long)],
     ] {
         let reply = payments.post_with(headers, TEN);
         assert_eq!((reply.status, reply.code().as_str()), (400, "idempotency_key_invalid"), "{headers:?}");
     }
-    assert_eq!(payments.post(&"x".repeat(256), TEN).code(), "idempotency_key_invalid");
     let bodies = [
         "",
         "{",
@@ -139,10 +142,35 @@ fn bad_requests_are_told_what_is_wrong_and_charge_nothing() {
         let reply = payments.post("order-1", body);
         assert_eq!((reply.status, reply.code().as_str()), (400, "payment_invalid"), "{body}");
     }
-    assert_eq!(payments.post("order-1", &" ".repeat(100 * 1024)).status, 413);
+    let large = payments.post("order-1", &" ".repeat(3 * 1024 * 1024));
+    assert_eq!((large.status, large.code().as_str()), (413, "idempotency_payload_too_large"));
     assert_eq!(payments.ledger().len(), 0);
     // None of them used the key up.
     assert_eq!(payments.post("order-1", TEN).status, 201);
+}
+
+#[test]
+fn two_users_with_one_key_are_two_charges_and_nobody_is_401() {
+    let payments = Payments::start(&["--users", "alice:secret,bob:secret"]);
+    let with = |credentials: &str| {
+        let basic = format!("Basic {credentials}");
+        payments.post_with(&[("idempotency-key", "order-1"), ("authorization", &basic)], TEN)
+    };
+    let (alice, bob) = ("YWxpY2U6c2VjcmV0", "Ym9iOnNlY3JldA==");
+    let first = with(alice);
+    assert_eq!((first.status, first.replayed), (201, false));
+    let other = with(bob);
+    assert_eq!((other.status, other.replayed), (201, false));
+    assert_ne!(first.body, other.body);
+    assert_eq!(with(alice), Reply { replayed: true, ..first });
+    assert_eq!(with(bob), Reply { replayed: true, ..other });
+    // Nobody, a wrong password, a user that does not exist, no credentials at all.
+    for wrong in ["", "YWxpY2U6d3Jvbmc=", "Y2Fyb2w6c2VjcmV0", "OnNlY3JldA==", "?"] {
+        assert_eq!(with(wrong).status, 401, "{wrong}");
+    }
+    assert_eq!(payments.post("order-1", TEN).status, 401);
+    assert_eq!(payments.get("/payments").0, 401);
+    assert_eq!(payments.get("/health").0, 200);
 }
 
 #[test]
@@ -210,13 +238,15 @@ fn work_longer_than_the_lease_keeps_its_claim() {
 #[test]
 fn bad_arguments_and_a_taken_port_are_clear_errors() {
     let running = Payments::start(&[]);
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["--listen", &running.address], "cannot listen on"),
         (&["--listen", "nowhere"], "invalid value 'nowhere'"),
         (&["--store", "redis://localhost"], "the only store so far is `memory`"),
         (&["--lease-ms", "0"], "0 is not in"),
         (&["--ledger", "/nonexistent/folder/ledger"], "cannot be used"),
         (&["--on-orphan", "perhaps"], "possible values: halt, rerun"),
+        (&["--users", "alice"], "name:password"),
+        (&["--users", "alice:a,alice:b"], "alice is there twice"),
     ];
     for (args, message) in cases {
         let output = example("payments").args(args).stdin(Stdio::null()).output().unwrap();
@@ -226,7 +256,7 @@ fn bad_arguments_and_a_taken_port_are_clear_errors() {
     }
     let help = example("payments").arg("--help").output().unwrap();
     assert!(help.status.success());
-    for option in ["--listen", "--store", "--ledger", "--lease-ms", "--retention-ms", "--on-orphan"] {
+    for option in ["--listen", "--store", "--ledger", "--lease-ms", "--retention-ms", "--on-orphan", "--users"] {
         assert!(String::from_utf8_lossy(&help.stdout).contains(option), "{option}");
     }
 }

@@ -9,9 +9,12 @@
 
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
-mod answer;
 mod ledger;
 mod payment;
+mod problem;
+#[path = "../stop.rs"]
+mod stop;
+mod users;
 
 use std::{
     error::Error,
@@ -19,22 +22,21 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, http::header, web};
+use actix_web::{App, HttpResponse, HttpServer, http::header, middleware::Condition, web};
+use actix_web_httpauth::middleware::HttpAuthentication;
 use clap::{Parser, ValueEnum};
-use idempotency::{IdempotencyKey, MemoryStore, OnOrphan, Once, Scope, Tracker, TrackerHandle};
-
-use crate::{
-    answer::{Answer, Problem},
-    ledger::Ledger,
-    payment::Payment,
+use idempotency::{
+    MemoryStore, OnOrphan, Scope, Tracker, TrackerHandle,
+    actix_web::{Idempotency, Policy},
 };
 
+use crate::{ledger::Ledger, payment::Payment, users::Users};
+
 /// A payment service that charges once, however often it is asked.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 struct Args {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:8080")]
@@ -59,6 +61,10 @@ struct Args {
     /// What a retry gets after its payment died half way: an error, or another run
     #[arg(long, value_enum, default_value_t = Orphans::Halt)]
     on_orphan: Orphans,
+
+    /// Who may pay, as `name:password,name:password`; each has idempotency keys of their own [default: everybody]
+    #[arg(long, value_name = "USERS", hide_possible_values = true)]
+    users: Option<Users>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -78,12 +84,6 @@ fn known_store(store: &str) -> Result<String, String> {
 
 /// How long requests in flight may take to finish at a shutdown, in seconds.
 const GRACE: u64 = 30;
-
-/// What every handler shares.
-struct Shop {
-    tracker: TrackerHandle,
-    ledger: Arc<Ledger>,
-}
 
 #[actix_web::main]
 async fn main() -> ExitCode {
@@ -121,17 +121,38 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
         .spawn()
         .await?;
 
-    let shop = web::Data::new(Shop { tracker: tracker.clone(), ledger: Arc::new(ledger) });
+    let policy = match args.users {
+        Some(_) => Policy::scoped_by(users::scope),
+        // Everybody who can reach this service shares one scope; say so, rather than forget it.
+        None => Policy::new(Scope::global()),
+    };
+    let idempotency = Idempotency::new(tracker.clone(), policy)?;
+
+    let authenticated = args.users.is_some();
+    let users = web::Data::new(args.users.unwrap_or_default());
+    let data = (web::Data::new(tracker.clone()), web::Data::new(ledger), users);
     let server = HttpServer::new(move || {
+        let (tracker, ledger, users) = data.clone();
+        let authenticate = HttpAuthentication::basic(users::authenticate);
         App::new()
-            .app_data(shop.clone())
-            .app_data(web::PayloadConfig::new(64 * 1024))
-            .route("/payments", web::post().to(pay))
-            .route("/payments", web::get().to(list))
-            .route("/payments/{id}", web::get().to(show))
+            .app_data(tracker)
+            .app_data(ledger)
+            .app_data(users)
+            // As much as the middleware lets through.
+            .app_data(web::PayloadConfig::new(1024 * 1024))
+            .service(
+                web::scope("/payments")
+                    // The last one comes first: who it is, then whether it was sent before.
+                    .wrap(idempotency.clone())
+                    .wrap(Condition::new(authenticated, authenticate))
+                    .route("", web::post().to(pay))
+                    .route("", web::get().to(list))
+                    .route("/{id}", web::get().to(show)),
+            )
             .route("/health", web::get().to(health))
     })
     .workers(2)
+    .disable_signals()
     .shutdown_timeout(GRACE)
     .bind(args.listen)
     .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
@@ -139,80 +160,50 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     for address in server.addrs() {
         println!("{}", greeting(address));
     }
-    // Ends on SIGTERM and Ctrl-C, once the requests in flight are answered.
-    let served = server.run().await;
-    // A payment whose client hung up still runs; it is waited for, too.
-    let report = tracker.shutdown(Duration::from_secs(GRACE)).await?;
+    let server = server.run();
+    let stop = server.handle();
+    // The tracker first: it takes no new payments and waits for those that run, also where the client hung up. The
+    // workers that run them end with the server.
+    let stopping = actix_web::rt::spawn(async move {
+        stop::asked_to_stop().await?;
+        let report = tracker.shutdown(Duration::from_secs(GRACE)).await;
+        stop.stop(true).await;
+        io::Result::Ok(report)
+    });
+    server.await?;
+    let report = stopping.await???;
     println!("stopped, {} payments left unsettled", report.unsettled);
-    Ok(served?)
+    Ok(())
 }
 
-/// `POST /payments`: charges, or answers what the first request with this key was answered.
-async fn pay(request: HttpRequest, body: web::Bytes, shop: web::Data<Shop>) -> HttpResponse {
-    let (key, payment) = match (idempotency_key(&request), Payment::from_json(&body)) {
-        (Ok(key), Ok(payment)) => (key, payment),
-        (Err(problem), _) | (_, Err(problem)) => return problem.into_response(),
+/// `POST /payments`: an ordinary handler. That it does not run twice is the middleware's business.
+async fn pay(body: web::Bytes, ledger: web::Data<Ledger>) -> HttpResponse {
+    let charged = match Payment::from_json(&body) {
+        Ok(payment) => payment.charge(ledger.into_inner()).await,
+        Err(problem) => Err(problem),
     };
-    // Everybody who can reach this service shares one scope; say so, rather than forget it.
-    let id = shop.tracker.request_id(&Scope::global(), [&b"POST"[..], b"/payments", key.as_bytes()]);
-    let fingerprint = shop.tracker.fingerprint([&body[..]]);
-
-    let ledger = shop.ledger.clone();
-    let charge = move || payment.charge(ledger);
-
-    match shop.tracker.once(id, fingerprint, charge).await {
-        Ok(Once::Done { response, replayed }) => match response.bytes().map(Answer::from_bytes) {
-            Some(Ok(answer)) => answer.into_response(replayed),
-            Some(Err(error)) => {
-                tracing::error!(%error, "a stored answer cannot be read");
-                Problem::internal().into_response()
-            }
-            None => Problem::response_unavailable().into_response(),
-        },
-        Ok(Once::Processing { retry_after, .. }) => Problem::in_progress(retry_after).into_response(),
-        Ok(Once::Halted { .. }) => Problem::outcome_unknown().into_response(),
-        Ok(Once::Mismatch { .. }) => Problem::key_reused().into_response(),
-        Ok(Once::Unknown(error)) => {
-            tracing::error!(%error, "a payment may or may not have been charged");
-            Problem::internal().into_response()
-        }
-        Ok(_) => Problem::internal().into_response(),
-        Err(error) => {
-            tracing::warn!(%error, source = ?error.source(), "a payment was not started");
-            Problem::unavailable(error.retry_after()).into_response()
-        }
+    match charged {
+        Ok(charge) => HttpResponse::Created()
+            .insert_header((header::LOCATION, format!("/payments/{}", charge.id)))
+            .json(charge),
+        Err(problem) => problem.into_response(),
     }
-}
-
-/// The one `Idempotency-Key` of a request, bare or as a quoted string.
-fn idempotency_key(request: &HttpRequest) -> Result<IdempotencyKey, Problem> {
-    let mut headers = request.headers().get_all("idempotency-key");
-    let Some(header) = headers.next() else { return Err(Problem::key_missing()) };
-    if headers.next().is_some() {
-        return Err(Problem::key_invalid("there is more than one Idempotency-Key header"));
-    }
-    let text = header.to_str().map_err(|_| Problem::key_invalid("it is not visible ASCII"))?;
-    let unquoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    if unquoted.contains(['"', '\\']) {
-        return Err(Problem::key_invalid("it is neither a bare value nor a plain quoted string"));
-    }
-    unquoted.parse().map_err(|error| Problem::key_invalid(format!("{error}")))
 }
 
 /// `GET /payments`: the charges really made.
-async fn list(shop: web::Data<Shop>) -> HttpResponse {
-    match shop.ledger.charges() {
+async fn list(ledger: web::Data<Ledger>) -> HttpResponse {
+    match ledger.charges() {
         Ok(charges) => HttpResponse::Ok().json(charges),
         Err(error) => {
             tracing::error!(%error, "the ledger cannot be read");
-            Problem::internal().into_response()
+            HttpResponse::InternalServerError().finish()
         }
     }
 }
 
 /// `GET /payments/{id}`: where `Location` points.
-async fn show(id: web::Path<String>, shop: web::Data<Shop>) -> HttpResponse {
-    let charges = shop.ledger.charges().unwrap_or_default();
+async fn show(id: web::Path<String>, ledger: web::Data<Ledger>) -> HttpResponse {
+    let charges = ledger.charges().unwrap_or_default();
     match charges.into_iter().find(|charge| charge.id == *id) {
         Some(charge) => HttpResponse::Ok().json(charge),
         None => HttpResponse::NotFound()
@@ -222,8 +213,8 @@ async fn show(id: web::Path<String>, shop: web::Data<Shop>) -> HttpResponse {
 }
 
 /// `GET /health`: 200 while payments can be taken.
-async fn health(shop: web::Data<Shop>) -> HttpResponse {
-    match shop.tracker.status().await {
+async fn health(tracker: web::Data<TrackerHandle>) -> HttpResponse {
+    match tracker.status().await {
         Ok(status) if status.backend_up && !status.draining => {
             HttpResponse::Ok().json(serde_json::json!({ "status": "ok", "in_flight": status.live }))
         }

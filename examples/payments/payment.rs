@@ -1,11 +1,10 @@
 use std::{sync::Arc, time::Duration};
 
-use idempotency::Outcome;
 use serde::Deserialize;
 
 use crate::{
-    answer::{Answer, Problem},
     ledger::{Charge, Ledger},
+    problem::Problem,
 };
 
 /// What a client asks for.
@@ -40,28 +39,25 @@ enum Provider {
 impl Payment {
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, Problem> {
         let payment: Self =
-            serde_json::from_slice(body).map_err(|error| Problem::bad_request(error.to_string()))?;
+            serde_json::from_slice(body).map_err(|error| Problem::invalid(error.to_string()))?;
         if payment.amount == 0 {
-            return Err(Problem::bad_request("the amount must be more than 0"));
+            return Err(Problem::invalid("the amount must be more than 0"));
         }
         if payment.currency.len() != 3 || !payment.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
-            return Err(Problem::bad_request("the currency must be three capital letters, such as EUR"));
+            return Err(Problem::invalid("the currency must be three capital letters, such as EUR"));
         }
         if payment.simulate.delay_ms > 600_000 {
-            return Err(Problem::bad_request("a simulated delay may be 600000 ms at most"));
+            return Err(Problem::invalid("a simulated delay may be 600000 ms at most"));
         }
         Ok(payment)
     }
 
     /// Charges: the work that must not happen twice.
-    pub(crate) async fn charge(self, ledger: Arc<Ledger>) -> Outcome<String> {
+    pub(crate) async fn charge(self, ledger: Arc<Ledger>) -> Result<Charge, Problem> {
         tokio::time::sleep(Duration::from_millis(self.simulate.delay_ms)).await;
         match self.simulate.outcome {
-            // A refusal is a result like any other: the retry hears it again.
-            Provider::Declined => return done(Answer::error(402, "declined", "the card was declined")),
-            Provider::Down => {
-                return done(Answer::error(502, "provider_down", "the payment provider is down"));
-            }
+            Provider::Declined => return Err(Problem::declined()),
+            Provider::Down => return Err(Problem::provider_down()),
             Provider::Ok | Provider::Panic => {}
         }
         let id = format!("pay_{:016x}", rand::random::<u64>());
@@ -73,13 +69,12 @@ impl Payment {
             "simulated: a panic after the charge was made"
         );
         match written {
-            Ok(Ok(())) => done(Answer::created(&charge)),
-            // Part of the line may be in the file. Nobody knows, so nobody is to charge again.
-            written => Outcome::Unknown(format!("the ledger cannot be written: {written:?}")),
+            Ok(Ok(())) => Ok(charge),
+            // Part of the line may be in the file.
+            written => {
+                tracing::error!(?written, "the ledger cannot be written");
+                Err(Problem::unknown())
+            }
         }
     }
-}
-
-fn done(answer: Answer) -> Outcome<String> {
-    Outcome::done(answer.to_bytes())
 }

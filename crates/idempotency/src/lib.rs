@@ -35,7 +35,10 @@
 //!
 //! # Features
 //!
-//! * `memory` (default): [`MemoryStore`], which is gone with the process.
+//! * `memory` (default): `MemoryStore`, which is gone with the process.
+//! * `actix-web`: the module `actix_web`, middleware for `wrap`.
+//! * `tower`: the module `tower`, a layer for every service over `http::Request`.
+//! * `axum`: the same under the name `axum`; it sees the whole path in nested routers.
 //!
 //! A store of one's own implements [`store::Store`].
 
@@ -54,6 +57,18 @@ pub use idempotency_tracker::{
 
 #[cfg(feature = "memory")]
 pub use idempotency_store_memory::{MemoryConfig, MemoryStore};
+
+/// Middleware for actix-web: `App::new().wrap(idempotency)`.
+#[cfg(feature = "actix-web")]
+pub use idempotency_actix_web as actix_web;
+
+/// A tower layer, for every service over `http::Request`.
+#[cfg(feature = "tower")]
+pub use idempotency_tower as tower;
+
+/// The tower layer, which sees the whole path in a nested `axum::Router`: `Router::new().layer(idempotency)`.
+#[cfg(feature = "axum")]
+pub use idempotency_tower as axum;
 
 /// For those who write a store: the trait, what travels through it, and the table of transitions.
 ///

@@ -169,6 +169,11 @@ impl TrackerHandle {
         Fingerprint::derive(self.0.secret.as_ref(), parts)
     }
 
+    /// The secret that keys the hashes, for adapters that make hashes of their own.
+    pub fn secret(&self) -> Option<&Secret> {
+        self.0.secret.as_ref()
+    }
+
     /// The tracker's clock.
     pub fn clock(&self) -> &dyn Clock {
         &*self.0.clock

@@ -67,6 +67,11 @@ impl Lease {
         }
     }
 
+    /// By the clock that the lease is kept by.
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        self.0.clock.now()
+    }
+
     pub(crate) fn keep(&self, until: OffsetDateTime) {
         self.0.held_until.store(nanos(until), Ordering::Release);
     }

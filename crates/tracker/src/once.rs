@@ -33,6 +33,9 @@ pub enum Outcome<E> {
     NotDone(E),
     /// Nobody knows: the key is halted, and no retry runs.
     Unknown(E),
+    /// The same, with the reason that retries hear. One that says that the caller is gone is taken as `Unknown`, see
+    /// [`Permit::halt`].
+    Halted(HaltReason, E),
 }
 
 impl<E> Outcome<E> {
@@ -66,6 +69,8 @@ pub enum Once<E> {
         response: StoredResponse,
         /// Whether it was done before: a replay.
         replayed: bool,
+        /// Until when it is kept; `None` if it was done now and is not stored, or not yet.
+        expires_at: Option<OffsetDateTime>,
     },
     /// Somebody works on it.
     Processing {
@@ -88,7 +93,7 @@ pub enum Once<E> {
     },
     /// The work said that nothing was done.
     NotDone(E),
-    /// The work said that it does not know.
+    /// The work said that it does not know, or that it is halted.
     Unknown(E),
     /// The work panicked just now. Every retry hears `Halted(Panicked)`.
     Panicked,
@@ -109,7 +114,8 @@ impl TrackerHandle {
     ///
     /// for replayed in [false, true] {
     ///     let once = tracker.once(id, payload, || async { Outcome::<()>::done("201 Created") }).await.unwrap();
-    ///     assert_eq!(once, Once::Done { response: "201 Created".into(), replayed });
+    ///     let Once::Done { response, replayed: again, .. } = once else { panic!("{once:?}") };
+    ///     assert_eq!((response, again), ("201 Created".into(), replayed));
     /// }
     /// # });
     /// ```
@@ -188,16 +194,23 @@ where
     let id = permit.id();
     // The panic's message has gone to the panic hook; the payload is not ours to show.
     let outcome = AssertUnwindSafe(async { work(lease).await }).catch_unwind().await;
-    let (settling, once) = match outcome {
+    let expires_at = permit.expires_at();
+    let (settling, mut once) = match outcome {
         Ok(Outcome::Done(response)) => {
-            (permit.complete(response.clone()), Once::Done { response, replayed: false })
+            let done = Once::Done { response: response.clone(), replayed: false, expires_at: None };
+            (permit.complete(response), done)
         }
         Ok(Outcome::NotDone(error)) => (permit.release(), Once::NotDone(error)),
         Ok(Outcome::Unknown(error)) => (permit.halt(HaltReason::Unknown), Once::Unknown(error)),
+        Ok(Outcome::Halted(reason, error)) => (permit.halt(reason), Once::Unknown(error)),
         Err(_) => (permit.halt(HaltReason::Panicked), Once::Panicked),
     };
     match settling.await {
-        Ok(Settled::Stored) => {}
+        Ok(Settled::Stored) => {
+            if let Once::Done { expires_at: stored_until, .. } = &mut once {
+                *stored_until = Some(expires_at);
+            }
+        }
         Ok(Settled::Deferred) => tracing::warn!(%id, "the result is stored later: the store does not answer"),
         Ok(settled) => tracing::error!(%id, ?settled, "the work was done, and its result was not stored"),
         Err(error) => {
@@ -211,7 +224,9 @@ fn answered<E>(tracked: Tracked) -> Once<E> {
     match tracked {
         Tracked::Init(_) => unreachable!("the caller works under the permit"),
         Tracked::Processing { since, retry_after } => Once::Processing { since, retry_after },
-        Tracked::Cached { response, .. } => Once::Done { response, replayed: true },
+        Tracked::Cached { response, expires_at } => {
+            Once::Done { response, replayed: true, expires_at: Some(expires_at) }
+        }
         Tracked::Halted { reason, expires_at } => Once::Halted { reason, expires_at: Some(expires_at) },
         Tracked::Mismatch { expires_at } => Once::Mismatch { expires_at },
     }

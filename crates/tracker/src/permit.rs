@@ -9,6 +9,7 @@ use std::{
 };
 
 use idempotency_core::{Change, HaltReason, Owner, RequestId, StoredResponse};
+use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tracing::Span;
 
@@ -150,6 +151,11 @@ impl Permit {
     /// Watches the lease from elsewhere, also after the permit was settled.
     pub fn lease(&self) -> Lease {
         self.lease.clone()
+    }
+
+    /// Until when a result that is said now is kept.
+    pub(crate) fn expires_at(&self) -> OffsetDateTime {
+        self.lease.now().saturating_add(self.retention.try_into().unwrap_or(time::Duration::MAX))
     }
 
     fn settle(self, change: Change) -> Settling {

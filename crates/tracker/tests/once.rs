@@ -28,7 +28,8 @@ fn the_work_runs_once_and_its_response_is_replayed() {
                 Outcome::<()>::done("done")
             };
             let once = tracker.once(id(1), payload(), work).await.unwrap();
-            assert_eq!(once, Once::Done { response: "done".into(), replayed });
+            let expires_at = Some(tracker.clock().now() + time::Duration::DAY);
+            assert_eq!(once, Once::Done { response: "done".into(), replayed, expires_at });
         }
         assert_eq!(runs.load(Ordering::SeqCst), 1);
         let other =
@@ -102,7 +103,8 @@ fn work_that_is_not_send_runs_where_it_is_asked_for() {
             Outcome::<()>::done(*here)
         };
         let once = tracker.once_local(Track::new(id(1), payload()), work).await.unwrap();
-        assert_eq!(once, Once::Done { response: "here".into(), replayed: false });
+        let expires_at = Some(tracker.clock().now() + time::Duration::DAY);
+        assert_eq!(once, Once::Done { response: "here".into(), replayed: false, expires_at });
     });
 }
 
@@ -118,7 +120,7 @@ fn the_response_goes_out_although_the_store_is_down() {
         };
         let before = tokio::time::Instant::now();
         let once = tracker.once(id(1), payload(), work).await.unwrap();
-        assert_eq!(once, Once::Done { response: "done".into(), replayed: false });
+        assert_eq!(once, Once::Done { response: "done".into(), replayed: false, expires_at: None });
         assert!(
             before.elapsed() <= Duration::from_millis(1100),
             "{:?}: put_patience and a little",

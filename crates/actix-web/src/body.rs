@@ -1,0 +1,106 @@
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use idempotency_http::Reservation;
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The body of a response: the handler's own as it passes, one that was gathered, or one that flows on after its
+    /// beginning was gathered.
+    pub struct ResponseBody<B: MessageBody> {
+        #[pin]
+        inner: Inner<B>,
+        // Given back when the body is gone.
+        reservation: Option<Reservation>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjected]
+    enum Inner<B: MessageBody> {
+        Untouched { #[pin] body: B },
+        Gathered { bytes: Bytes },
+        Flowing { prefix: VecDeque<Bytes>, rest: Rest<B> },
+    }
+}
+
+/// What comes after the gathered beginning. It was polled before, so it is pinned already.
+enum Rest<B: MessageBody> {
+    Body(Pin<Box<B>>),
+    Error(B::Error),
+    Nothing,
+}
+
+impl<B: MessageBody> ResponseBody<B> {
+    pub(crate) fn untouched(body: B) -> Self {
+        Self { inner: Inner::Untouched { body }, reservation: None }
+    }
+
+    pub(crate) fn gathered(bytes: Bytes, reservation: Option<Reservation>) -> Self {
+        Self { inner: Inner::Gathered { bytes }, reservation }
+    }
+
+    pub(crate) fn flowing(prefix: [Bytes; 2], reservation: Reservation, rest: Pin<Box<B>>) -> Self {
+        // actix-web takes an empty chunk for the end of a body.
+        let prefix = prefix.into_iter().filter(|bytes| !bytes.is_empty()).collect();
+        Self { inner: Inner::Flowing { prefix, rest: Rest::Body(rest) }, reservation: Some(reservation) }
+    }
+
+    pub(crate) fn broken(prefix: Bytes, reservation: Reservation, error: B::Error) -> Self {
+        let prefix = [prefix].into_iter().filter(|bytes| !bytes.is_empty()).collect();
+        Self { inner: Inner::Flowing { prefix, rest: Rest::Error(error) }, reservation: Some(reservation) }
+    }
+}
+
+impl<B: MessageBody> MessageBody for ResponseBody<B> {
+    type Error = B::Error;
+
+    fn size(&self) -> BodySize {
+        match &self.inner {
+            Inner::Untouched { body } => body.size(),
+            Inner::Gathered { bytes } => BodySize::Sized(bytes.len() as u64),
+            // A body of known size that is too large is never gathered.
+            Inner::Flowing { .. } => BodySize::Stream,
+        }
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
+        match self.project().inner.project() {
+            InnerProjected::Untouched { body } => body.poll_next(cx),
+            InnerProjected::Gathered { bytes } => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
+            }
+            InnerProjected::Flowing { prefix, rest } => {
+                if let Some(bytes) = prefix.pop_front() {
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                match rest {
+                    Rest::Body(body) => body.as_mut().poll_next(cx),
+                    Rest::Nothing => Poll::Ready(None),
+                    Rest::Error(_) => match std::mem::replace(rest, Rest::Nothing) {
+                        Rest::Error(error) => Poll::Ready(Some(Err(error))),
+                        _ => Poll::Ready(None),
+                    },
+                }
+            }
+        }
+    }
+}
+
+impl<B: MessageBody> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.inner {
+            Inner::Untouched { .. } => "untouched",
+            Inner::Gathered { .. } => "gathered",
+            Inner::Flowing { .. } => "flowing",
+        };
+        f.debug_struct("ResponseBody").field("kind", &kind).finish_non_exhaustive()
+    }
+}

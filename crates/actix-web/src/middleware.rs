@@ -1,0 +1,127 @@
+use std::{cell::Cell, fmt, rc::Rc, sync::Arc};
+
+use actix_web::{
+    Error, HttpMessage,
+    body::MessageBody,
+    dev::{Payload, Service, ServiceRequest, ServiceResponse, forward_ready},
+};
+use idempotency_http::{Admission, Admitted};
+use idempotency_tracker::{Once, Track};
+use tokio::sync::oneshot;
+
+use crate::{ResponseBody, ResponseFuture, request, response, transform::Shared};
+
+/// Does the work of a request once, however often it is sent. Made by [`Idempotency`](crate::Idempotency).
+///
+/// Requests whose method is not tracked pass to the inner service as they are: nothing is boxed, buffered or asked.
+pub struct IdempotencyMiddleware<S> {
+    service: Rc<S>,
+    shared: Arc<Shared>,
+}
+
+impl<S> IdempotencyMiddleware<S> {
+    pub(crate) fn new(service: Rc<S>, shared: Arc<Shared>) -> Self {
+        Self { service, shared }
+    }
+}
+
+impl<S, B> Service<ServiceRequest> for IdempotencyMiddleware<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<ResponseBody<B>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future, B>;
+
+    forward_ready!(service);
+
+    fn call(&self, request: ServiceRequest) -> Self::Future {
+        let policy = &self.shared.policy;
+        if !policy.tracks(request.method().as_str()) {
+            return ResponseFuture::untracked(self.service.call(request));
+        }
+        match request::admit(policy, request.request()) {
+            Admission::Untracked => ResponseFuture::untracked(self.service.call(request)),
+            Admission::Refused(problem) => {
+                let response = response::from_bytes(policy.answer(problem));
+                ResponseFuture::answered(request.into_response(response))
+            }
+            Admission::Tracked(admitted) => {
+                ResponseFuture::tracked(track(self.shared.clone(), self.service.clone(), request, admitted))
+            }
+        }
+    }
+}
+
+/// One tracked request, from its payload to its answer.
+async fn track<S, B>(
+    shared: Arc<Shared>,
+    service: Rc<S>,
+    mut request: ServiceRequest,
+    admitted: Admitted,
+) -> Result<ServiceResponse<ResponseBody<B>>, Error>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    let Shared { tracker, policy } = &*shared;
+    let (payload, reservation) = match request::read(policy, request.take_payload()).await {
+        Ok(payload) => payload,
+        Err(problem) => return Ok(request.into_response(response::from_bytes(policy.answer(problem)))),
+    };
+    let (id, fingerprint) =
+        request::identify(policy, &admitted, request.request(), &payload, tracker.secret());
+    request.set_payload(Payload::from(payload));
+
+    // A response of ours needs the request, and so does the handler: it takes it if it runs.
+    let request = Rc::new(Cell::new(Some(request)));
+    // What is stored comes back from `once`; the answer itself, with all that is not stored, comes this way.
+    let (send, answered) = oneshot::channel();
+    let (shared_with_work, request_of_work) = (shared.clone(), request.clone());
+    let work = move |_| async move {
+        let request = request_of_work.take().expect("the work runs once");
+        let answer = service.call(request).await;
+        drop(reservation);
+        let (outcome, answer) = match answer {
+            Ok(response) => response::gather(&shared_with_work.policy, response).await,
+            Err(error) => {
+                // An error may give its response only once, so this one goes on in its place.
+                let response = error.as_response_error().error_response();
+                let (outcome, response) = response::gather_body(&shared_with_work.policy, response).await;
+                (outcome, Err(response::into_error(error, response)))
+            }
+        };
+        // If nobody is there to take it the client has hung up; what is to be stored is stored all the same.
+        drop(send.send(answer));
+        outcome
+    };
+    let once = tracker.once_local(Track::new(id, fingerprint), work).await;
+    let ours = |response| match request.take() {
+        Some(request) => Ok(request.into_response(response)),
+        // The handler had it and is no more.
+        None => Err(response::into_error("the handler is gone", response)),
+    };
+    let expires_at = match &once {
+        Ok(Once::Done { expires_at, response, replayed: true }) => {
+            return ours(response::from_bytes(policy.replay(response, *expires_at)));
+        }
+        Ok(Once::Done { expires_at, .. }) => *expires_at,
+        Ok(Once::NotDone(()) | Once::Unknown(())) => None,
+        refused => return ours(response::refusal(policy, refused)),
+    };
+    let Ok(answer) = answered.await else { return ours(response::refusal(policy, &once)) };
+    answer.map(|mut response| {
+        let expires = policy.expires(expires_at);
+        if let Some((name, value)) = expires.and_then(|(name, value)| response::header(&name, &value)) {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    })
+}
+
+impl<S> fmt::Debug for IdempotencyMiddleware<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyMiddleware").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,226 @@
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use idempotency_http::Reservation;
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The body that the inner service gets: the client's own, or the payload that was read from it.
+    #[project = RequestProjected]
+    #[derive(Debug)]
+    pub struct RequestBody<B> {
+        #[pin]
+        untouched: Option<B>,
+        gathered: Gathered,
+    }
+}
+
+/// Bytes and trailers that are all there.
+#[derive(Debug, Default)]
+struct Gathered {
+    bytes: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+impl Gathered {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        if self.bytes.has_remaining() {
+            return Some(Frame::data(std::mem::take(&mut self.bytes)));
+        }
+        self.trailers.take().map(Frame::trailers)
+    }
+
+    fn is_end(&self) -> bool {
+        self.bytes.is_empty() && self.trailers.is_none()
+    }
+}
+
+impl<B> RequestBody<B> {
+    pub(crate) fn untouched(body: B) -> Self {
+        Self { untouched: Some(body), gathered: Gathered::default() }
+    }
+
+    pub(crate) fn gathered(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { untouched: None, gathered: Gathered { bytes, trailers } }
+    }
+
+    /// What was gathered.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.gathered.bytes
+    }
+}
+
+/// Nothing: for services that replace a request's body by the default one.
+impl<B> Default for RequestBody<B> {
+    fn default() -> Self {
+        Self { untouched: None, gathered: Gathered::default() }
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        match this.untouched.as_pin_mut() {
+            Some(body) => poll_bytes(body, cx),
+            None => Poll::Ready(this.gathered.next().map(Ok)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.untouched.as_ref().map_or_else(|| self.gathered.is_end(), B::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let gathered = || SizeHint::with_exact(self.gathered.bytes.len() as u64);
+        self.untouched.as_ref().map_or_else(gathered, B::size_hint)
+    }
+}
+
+/// A frame of any data as one of bytes, which costs nothing where they are bytes.
+fn poll_bytes<B: Body>(
+    body: Pin<&mut B>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    let bytes = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+    body.poll_frame(cx).map_ok(bytes)
+}
+
+pin_project! {
+    /// The body of a response: the handler's own as it passes, one that was gathered, or one that flows on after its
+    /// beginning was gathered.
+    #[project = ResponseProjected]
+    pub struct ResponseBody<B: Body> {
+        #[pin]
+        inner: Inner<B>,
+        // Given back when the body is gone.
+        reservation: Option<Reservation>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjected]
+    enum Inner<B: Body> {
+        Untouched { #[pin] body: B },
+        Gathered { gathered: Gathered },
+        Flowing { prefix: VecDeque<Bytes>, rest: Rest<B> },
+    }
+}
+
+/// What comes after the gathered beginning. It was polled before, so it is pinned already.
+enum Rest<B: Body> {
+    Body(Pin<Box<B>>),
+    Error(B::Error),
+    Nothing,
+}
+
+impl<B: Body> ResponseBody<B> {
+    pub(crate) fn untouched(body: B) -> Self {
+        Self { inner: Inner::Untouched { body }, reservation: None }
+    }
+
+    pub(crate) fn gathered(
+        bytes: Bytes,
+        trailers: Option<HeaderMap>,
+        reservation: Option<Reservation>,
+    ) -> Self {
+        Self { inner: Inner::Gathered { gathered: Gathered { bytes, trailers } }, reservation }
+    }
+
+    pub(crate) fn flowing(prefix: [Bytes; 2], reservation: Reservation, rest: Pin<Box<B>>) -> Self {
+        let prefix = prefix.into_iter().filter(|bytes| !bytes.is_empty()).collect();
+        Self { inner: Inner::Flowing { prefix, rest: Rest::Body(rest) }, reservation: Some(reservation) }
+    }
+
+    pub(crate) fn broken(prefix: Bytes, reservation: Reservation, error: B::Error) -> Self {
+        let inner = Inner::Flowing { prefix: [prefix].into(), rest: Rest::Error(error) };
+        Self { inner, reservation: Some(reservation) }
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().inner.project() {
+            InnerProjected::Untouched { body } => poll_bytes(body, cx),
+            InnerProjected::Gathered { gathered } => Poll::Ready(gathered.next().map(Ok)),
+            InnerProjected::Flowing { prefix, rest } => {
+                if let Some(bytes) = prefix.pop_front() {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                match rest {
+                    Rest::Body(body) => poll_bytes(body.as_mut(), cx),
+                    Rest::Nothing => Poll::Ready(None),
+                    Rest::Error(_) => match std::mem::replace(rest, Rest::Nothing) {
+                        Rest::Error(error) => Poll::Ready(Some(Err(error))),
+                        _ => Poll::Ready(None),
+                    },
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Untouched { body } => body.is_end_stream(),
+            Inner::Gathered { gathered } => gathered.is_end(),
+            Inner::Flowing { prefix, rest } => {
+                prefix.is_empty()
+                    && match rest {
+                        Rest::Body(body) => body.is_end_stream(),
+                        Rest::Error(_) => false,
+                        Rest::Nothing => true,
+                    }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Untouched { body } => body.size_hint(),
+            Inner::Gathered { gathered } => SizeHint::with_exact(gathered.bytes.len() as u64),
+            Inner::Flowing { prefix, rest } => {
+                let gathered: u64 = prefix.iter().map(|bytes| bytes.len() as u64).sum();
+                let rest = match rest {
+                    Rest::Body(body) => body.size_hint(),
+                    Rest::Error(_) => SizeHint::new(),
+                    Rest::Nothing => SizeHint::with_exact(0),
+                };
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(gathered));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(gathered)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl<B: Body> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.inner {
+            Inner::Untouched { .. } => "untouched",
+            Inner::Gathered { .. } => "gathered",
+            Inner::Flowing { .. } => "flowing",
+        };
+        f.debug_struct("ResponseBody").field("kind", &kind).finish_non_exhaustive()
+    }
+}

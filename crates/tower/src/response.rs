@@ -1,0 +1,89 @@
+//! What is stored of a response, and what is answered in place of one.
+
+use std::{error::Error as _, future::poll_fn, time::Duration};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, Response, header, response::Parts};
+use http_body::{Body, Frame};
+use idempotency_http::{Code, Disposition, Fate};
+use idempotency_tracker::{Error, ErrorKind, Once, Outcome};
+
+use crate::{Policy, ResponseBody};
+
+/// Judges the response of a handler and gathers it, to be stored before its first byte leaves.
+pub(crate) async fn gather<B: Body, E>(
+    policy: &Policy,
+    response: Response<B>,
+) -> (Outcome<()>, Result<Response<ResponseBody<B>>, E>) {
+    let (parts, body) = response.into_parts();
+    let (outcome, body) = gather_body(policy, &parts, body).await;
+    (outcome, Ok(Response::from_parts(parts, body)))
+}
+
+async fn gather_body<B: Body>(policy: &Policy, parts: &Parts, body: B) -> (Outcome<()>, ResponseBody<B>) {
+    let disposition = parts.extensions.get::<Disposition>().copied();
+    match policy.fate(parts.status, disposition) {
+        Fate::Kept => {}
+        Fate::Released => return (Outcome::NotDone(()), ResponseBody::untouched(body)),
+        Fate::Halted(reason) => return (Outcome::Halted(reason, ()), ResponseBody::untouched(body)),
+    }
+    let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let mut capture = policy.capture(parts.status.as_u16(), headers);
+    let content_type = parts.headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
+    if policy.streams(parts.status, content_type, body.size_hint().lower(), disposition) {
+        let (marker, _, _) = capture.overflow();
+        return (Outcome::Done(marker), ResponseBody::untouched(body));
+    }
+    let (mut body, mut trailers) = (Box::pin(body), None);
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(mut data)) => {
+                let data = data.copy_to_bytes(data.remaining());
+                if capture.push(&data).is_err() {
+                    let (marker, prefix, reservation) = capture.overflow();
+                    return (Outcome::Done(marker), ResponseBody::flowing([prefix, data], reservation, body));
+                }
+            }
+            Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
+            Err(error) => {
+                // Whatever was done, its response will never be whole. The client sees it break off.
+                let (_, prefix, reservation) = capture.overflow();
+                return (Outcome::Unknown(()), ResponseBody::broken(prefix, reservation, error));
+            }
+        }
+    }
+    if let Some(trailers) = &trailers {
+        capture.trailers(trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+    }
+    let (stored, (bytes, reservation)) = capture.finish();
+    (Outcome::Done(stored), ResponseBody::gathered(bytes, trailers, Some(reservation)))
+}
+
+/// A response of the policy: a replay, or a problem.
+pub(crate) fn from_bytes<B: Body>(response: Response<Bytes>) -> Response<ResponseBody<B>> {
+    let (mut parts, bytes) = response.into_parts();
+    let trailers = parts.extensions.remove::<HeaderMap>();
+    Response::from_parts(parts, ResponseBody::gathered(bytes, trailers, None))
+}
+
+/// What is answered where there is neither a response nor a replay.
+pub(crate) fn refusal<B: Body>(policy: &Policy, once: &Result<Once<()>, Error>) -> Response<ResponseBody<B>> {
+    let problem = match once {
+        Ok(Once::Processing { retry_after, .. }) => {
+            policy.problem(Code::InProgress).retry_after(*retry_after)
+        }
+        Ok(Once::Mismatch { .. }) => policy.problem(Code::KeyReused),
+        Ok(Once::Halted { .. }) => policy.problem(Code::OutcomeUnknown),
+        Ok(_) => policy.problem(Code::HandlerFailed),
+        Err(error) if matches!(error.kind(), ErrorKind::Invalid(_)) => {
+            tracing::error!(%error, "a request cannot be tracked");
+            policy.problem(Code::Misconfigured)
+        }
+        Err(error) => {
+            tracing::warn!(%error, source = error.source(), "a request was not started");
+            let after = error.retry_after().unwrap_or(Duration::from_secs(1));
+            policy.problem(Code::Unavailable).retry_after(after)
+        }
+    };
+    from_bytes(policy.answer(problem))
+}

@@ -1,0 +1,126 @@
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, request::Parts};
+use http_body::Body;
+use idempotency_http::{Admission, Admitted};
+use idempotency_tracker::{Once, Outcome, Track};
+use tokio::sync::oneshot;
+use tower_service::Service;
+
+use crate::{RequestBody, ResponseBody, ResponseFuture, layer::Shared, request, response};
+
+/// Does the work of a request once, however often it is sent. Made by [`IdempotencyLayer`](crate::IdempotencyLayer).
+///
+/// Requests whose method is not tracked pass to the inner service as they are: nothing is boxed, buffered or asked.
+#[derive(Debug, Clone)]
+pub struct Idempotency<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Idempotency<S> {
+    pub(crate) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Idempotency<S>
+where
+    S: Service<Request<RequestBody<ReqBody>>, Response = Response<ResBody>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    ReqBody: Body + Send + 'static,
+    ResBody: Body + Send + 'static,
+    ResBody::Error: Send,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ResBody, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if !self.shared.policy.tracks(request.method().as_str()) {
+            return ResponseFuture::untracked(self.inner.call(request.map(RequestBody::untouched)));
+        }
+        let (parts, body) = request.into_parts();
+        match request::admit(&self.shared.policy, &parts) {
+            Admission::Untracked => {
+                let request = Request::from_parts(parts, RequestBody::untouched(body));
+                ResponseFuture::untracked(self.inner.call(request))
+            }
+            Admission::Refused(problem) => {
+                ResponseFuture::answered(response::from_bytes(self.shared.policy.answer(problem)))
+            }
+            Admission::Tracked(admitted) => {
+                // The one that was polled to be ready is the one to call.
+                let clone = self.inner.clone();
+                let ready = mem::replace(&mut self.inner, clone);
+                ResponseFuture::tracked(track(self.shared.clone(), ready, parts, body, admitted))
+            }
+        }
+    }
+}
+
+/// What a tracked request is answered, by the handler now or before, or by the policy.
+type Answer<B, E> = Result<Response<ResponseBody<B>>, E>;
+
+/// One tracked request, from its payload to its answer.
+async fn track<S, ReqBody, ResBody>(
+    shared: Arc<Shared>,
+    mut ready: S,
+    parts: Parts,
+    body: ReqBody,
+    admitted: Admitted,
+) -> Answer<ResBody, S::Error>
+where
+    S: Service<Request<RequestBody<ReqBody>>, Response = Response<ResBody>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    ReqBody: Body + Send + 'static,
+    ResBody: Body + Send + 'static,
+    ResBody::Error: Send,
+{
+    let Shared { tracker, policy } = &*shared;
+    let (payload, reservation) = match request::read(policy, body).await {
+        Ok(payload) => payload,
+        Err(problem) => return Ok(response::from_bytes(policy.answer(problem))),
+    };
+    let (id, fingerprint) = request::identify(policy, &admitted, &parts, &payload, tracker.secret());
+
+    // What is stored comes back from `once`; the answer itself, with all that is not stored, comes this way.
+    let (send, answered) = oneshot::channel();
+    let shared_with_work = shared.clone();
+    let work = move |_| async move {
+        let answer = ready.call(Request::from_parts(parts, payload)).await;
+        drop(reservation);
+        let (outcome, answer) = match answer {
+            Ok(response) => response::gather(&shared_with_work.policy, response).await,
+            // A service that fails says nothing of what it did before.
+            Err(error) => (Outcome::Unknown(()), Err(error)),
+        };
+        // If nobody is there to take it the client has hung up; what is to be stored is stored all the same.
+        drop(send.send(answer));
+        outcome
+    };
+    let once = tracker.once_with(Track::new(id, fingerprint), work).await;
+    let expires_at = match &once {
+        Ok(Once::Done { expires_at, response, replayed: true }) => {
+            return Ok(response::from_bytes(policy.replay(response, *expires_at)));
+        }
+        Ok(Once::Done { expires_at, .. }) => *expires_at,
+        Ok(Once::NotDone(()) | Once::Unknown(())) => None,
+        refused => return Ok(response::refusal(policy, refused)),
+    };
+    let Ok(answer) = answered.await else { return Ok(response::refusal(policy, &once)) };
+    answer.map(|mut response| {
+        response.headers_mut().extend(policy.expires(expires_at));
+        response
+    })
+}
