@@ -8,4 +8,5 @@ mod parity_store;
 mod parity_tracker;
 
 mod examples;
+mod over_http;
 mod payments;

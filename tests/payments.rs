@@ -256,7 +256,9 @@ fn bad_arguments_and_a_taken_port_are_clear_errors() {
     }
     let help = example("payments").arg("--help").output().unwrap();
     assert!(help.status.success());
-    for option in ["--listen", "--store", "--ledger", "--lease-ms", "--retention-ms", "--on-orphan", "--users"] {
+    for option in
+        ["--listen", "--store", "--ledger", "--lease-ms", "--retention-ms", "--on-orphan", "--users"]
+    {
         assert!(String::from_utf8_lossy(&help.stdout).contains(option), "{option}");
     }
 }

@@ -106,8 +106,8 @@ impl Payments {
         let mut request = self.agent.post(format!("{}/payments", self.url)).content_type("application/json");
         for (name, value) in headers {
             request.headers_mut().unwrap().append(
-                ureq::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                ureq::http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             );
         }
         let mut response = request.send(body).expect("an answer");

@@ -1,0 +1,130 @@
+//! What the servers do, in no framework's types: the same handlers behind every adapter.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use idempotency::tower::Disposition;
+use tokio::sync::Semaphore;
+
+/// Counts what was really done.
+#[derive(Debug)]
+pub(crate) struct App {
+    /// By path: how often a handler began, and how often it came to its end.
+    runs: Mutex<HashMap<String, (usize, usize)>>,
+    /// What `/slow` waits for.
+    pub(crate) gate: Semaphore,
+}
+
+/// What a handler answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) body: Body,
+    pub(crate) disposition: Option<Disposition>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    Whole(Vec<u8>),
+    /// Of unknown length.
+    Chunks(Vec<Vec<u8>>),
+    /// Breaks off after that.
+    Broken(Vec<u8>),
+}
+
+impl Answer {
+    fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: Body::Whole(body.into()), disposition: None }
+    }
+
+    fn header(mut self, name: &'static str, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn say(mut self, disposition: Disposition) -> Self {
+        self.disposition = Some(disposition);
+        self
+    }
+}
+
+impl App {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { runs: Mutex::default(), gate: Semaphore::new(0) })
+    }
+
+    /// Any request with any method, once it came through the middleware.
+    pub(crate) async fn handle(&self, path: &str, payload: Vec<u8>) -> Answer {
+        let run = {
+            let mut runs = self.runs.lock().unwrap();
+            let (begun, _) = runs.entry(path.to_owned()).or_default();
+            *begun += 1;
+            *begun
+        };
+        let answer = self.answer(path, payload, run).await;
+        self.runs.lock().unwrap().get_mut(path).unwrap().1 += 1;
+        answer
+    }
+
+    async fn answer(&self, path: &str, payload: Vec<u8>, run: usize) -> Answer {
+        let chunks = |count: usize| Body::Chunks(vec![vec![b'x'; 64 * 1024]; count]);
+        match path.split('/').nth(1).unwrap() {
+            "slow" => {
+                self.gate.acquire().await.unwrap().forget();
+                Answer::new(201, format!("run {run}"))
+            }
+            "nap" => {
+                tokio::time::sleep(Duration::from_millis(4)).await;
+                Answer::new(201, format!("run {run}"))
+            }
+            "status" => Answer::new(path["/status/".len()..].parse().unwrap(), format!("run {run}")),
+            "echo" => Answer::new(200, payload),
+            "empty" => Answer::new(204, ""),
+            "panic" => panic!("as planned"),
+            "large" => Answer { body: chunks(24), ..Answer::new(200, "") },
+            "large_whole" => Answer::new(200, vec![b'x'; 1024 * 1024 + 1]),
+            "chunked" => Answer { body: chunks(3), ..Answer::new(200, "") },
+            "events" => Answer { body: chunks(2), ..Answer::new(200, "") }
+                .header("content-type", "Text/Event-Stream; charset=utf-8"),
+            "marked" => Answer::new(200, "a stream").say(Disposition::Stream),
+            "broken" => Answer { body: Body::Broken(b"half of it".to_vec()), ..Answer::new(200, "") },
+            "release" => Answer::new(500, format!("run {run}")).say(Disposition::Release),
+            "keep" => Answer::new(429, format!("run {run}")).say(Disposition::Keep),
+            "halt" => Answer::new(200, format!("run {run}")).say(Disposition::Halt),
+            _ => Answer::new(201, format!("run {run} \0\u{ff}"))
+                .header("location", format!("/things/{run}"))
+                .header("link", "<a>; rel=\"x\"")
+                .header("link", "<b>; rel=\"y\"")
+                .header("x-binary", b"\xe4\xf6".to_vec())
+                .header("expires", "Thu, 01 Jan 1970 00:00:00 GMT")
+                .header("cache-control", "no-store")
+                .header("set-cookie", format!("session={run}"))
+                .header("x-request-id", format!("{run}"))
+                .header("x-of-the-connection", "hop")
+                .header("connection", "x-of-the-connection"),
+        }
+    }
+
+    /// How often the handler of a path began.
+    pub(crate) fn begun(&self, path: &str) -> usize {
+        self.runs.lock().unwrap().get(path).map_or(0, |(begun, _)| *begun)
+    }
+
+    pub(crate) fn ended(&self, path: &str) -> usize {
+        self.runs.lock().unwrap().get(path).map_or(0, |(_, ended)| *ended)
+    }
+}
+
+/// Waits for what another thread is about to do.
+#[expect(clippy::disallowed_methods, reason = "real servers run on real time")]
+pub(crate) fn wait_until(what: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !what() {
+        assert!(since.elapsed() < Duration::from_secs(20), "it never happened");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

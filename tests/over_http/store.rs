@@ -1,0 +1,69 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use idempotency::{
+    MemoryStore, RequestId,
+    store::{
+        Capabilities, Claim, Inserted, Pruned, Record, Setup, Store, StoreError, StoreErrorKind, Update,
+        Updated,
+    },
+};
+use time::OffsetDateTime;
+
+/// The store in memory, which can be taken away.
+#[derive(Debug, Default)]
+pub(crate) struct Breakable {
+    inner: MemoryStore,
+    down: AtomicBool,
+}
+
+impl Breakable {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { inner: MemoryStore::new(), down: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    pub(crate) fn records(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn up(&self) -> Result<&MemoryStore, StoreError> {
+        match self.down.load(Ordering::SeqCst) {
+            true => Err(StoreError::new(StoreErrorKind::Unavailable, "secret-host:6379 is gone")),
+            false => Ok(&self.inner),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Breakable {
+    async fn setup(&self, setup: &Setup) -> Result<(), StoreError> {
+        self.up()?.setup(setup).await
+    }
+
+    async fn lookup(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        self.up()?.lookup(id, now).await
+    }
+
+    async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
+        self.up()?.insert(claim, now).await
+    }
+
+    async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
+        self.up()?.update(update, now).await
+    }
+
+    async fn prune(&self, now: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {
+        self.up()?.prune(now, limit).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+}
