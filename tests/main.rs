@@ -10,3 +10,4 @@ mod parity_tracker;
 mod examples;
 mod over_http;
 mod payments;
+mod readme;

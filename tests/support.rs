@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
+    ops::Deref,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{LazyLock, mpsc},
@@ -41,14 +42,65 @@ pub(crate) fn example(name: &str) -> Command {
     command
 }
 
-/// A running `payments`; killed when it is dropped.
-pub(crate) struct Payments {
+/// A running example that is a server; killed when it is dropped.
+pub(crate) struct Running {
     child: Child,
-    pub(crate) url: String,
     pub(crate) address: String,
-    agent: Agent,
     /// All that it prints until it ends.
     output: Option<JoinHandle<Vec<String>>>,
+}
+
+impl Running {
+    pub(crate) fn start(name: &str, args: &[&str]) -> Self {
+        let mut child = example(name)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect(name);
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        let output = thread::spawn(move || {
+            let tell = |line: &String| drop(sender.send(line.clone()));
+            stdout.lines().map_while(Result::ok).inspect(tell).collect()
+        });
+        let first = lines.recv_timeout(Duration::from_secs(30)).expect("it says where it listens");
+        let address = first.strip_prefix("listening on http://").expect("its first line").to_owned();
+        Self { child, address, output: Some(output) }
+    }
+
+    /// Asks it to stop, as an init system does.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    pub(crate) fn wait(mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.child.wait().unwrap();
+        (status, self.output.take().unwrap().join().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running `payments`, and a client of it.
+pub(crate) struct Payments {
+    running: Running,
+    agent: Agent,
+}
+
+impl Deref for Payments {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
 }
 
 /// What came back.
@@ -73,29 +125,13 @@ impl Reply {
 
 impl Payments {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = example("payments")
-            .args(["--listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("payments");
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        let output = thread::spawn(move || {
-            let tell = |line: &String| drop(sender.send(line.clone()));
-            stdout.lines().map_while(Result::ok).inspect(tell).collect()
-        });
-        let first = lines.recv_timeout(Duration::from_secs(30)).expect("payments says where it listens");
-        let url = first.strip_prefix("listening on ").expect("its first line").to_owned();
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(60)))
             .max_idle_connections(0)
             .build()
             .into();
-        let address = url.strip_prefix("http://").unwrap().to_owned();
-        Self { child, url, address, agent, output: Some(output) }
+        Self { running: Running::start("payments", args), agent }
     }
 
     pub(crate) fn post(&self, key: &str, body: &str) -> Reply {
@@ -103,7 +139,8 @@ impl Payments {
     }
 
     pub(crate) fn post_with(&self, headers: &[(&str, &str)], body: &str) -> Reply {
-        let mut request = self.agent.post(format!("{}/payments", self.url)).content_type("application/json");
+        let mut request =
+            self.agent.post(format!("http://{}/payments", self.address)).content_type("application/json");
         for (name, value) in headers {
             request.headers_mut().unwrap().append(
                 http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
@@ -123,7 +160,8 @@ impl Payments {
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        let mut response = self.agent.get(format!("{}{path}", self.url)).call().expect("an answer");
+        let mut response =
+            self.agent.get(format!("http://{}{path}", self.address)).call().expect("an answer");
         (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
     }
 
@@ -149,21 +187,7 @@ impl Payments {
         }
     }
 
-    /// Asks it to stop, as an init system does.
-    pub(crate) fn terminate(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    }
-
-    pub(crate) fn wait(mut self) -> (ExitStatus, Vec<String>) {
-        let status = self.child.wait().unwrap();
-        (status, self.output.take().unwrap().join().unwrap())
-    }
-}
-
-impl Drop for Payments {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub(crate) fn wait(self) -> (ExitStatus, Vec<String>) {
+        self.running.wait()
     }
 }

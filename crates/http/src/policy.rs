@@ -515,3 +515,6 @@ impl<R> fmt::Debug for Policy<R> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

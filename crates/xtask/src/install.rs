@@ -1,5 +1,5 @@
-//! The servers that tests start privately. A missing one is installed or is an error: a skipped server is never a
-//! green test.
+//! The programs that tests need: servers that they start privately, and `curl`. A missing one is installed or is an
+//! error: a skipped server is never a green test.
 
 use std::{
     env, fs,
@@ -7,8 +7,8 @@ use std::{
     process::Command,
 };
 
-/// A server that tests start on a free port and in a temporary folder.
-struct Server {
+/// A program that tests start; the servers among them on a free port and in a temporary folder.
+struct Program {
     binary: &'static str,
     /// Where distributions hide it, beside `PATH`.
     also_below: Option<&'static str>,
@@ -16,13 +16,14 @@ struct Server {
     packages: [&'static str; 5],
 }
 
-const SERVERS: &[Server] = &[
-    Server {
+const PROGRAMS: &[Program] = &[
+    Program { binary: "curl", also_below: None, packages: ["curl"; 5] },
+    Program {
         binary: "redis-server",
         also_below: None,
         packages: ["redis-server", "redis", "redis", "redis", "redis"],
     },
-    Server {
+    Program {
         binary: "initdb",
         also_below: Some("/usr/lib/postgresql"),
         packages: ["postgresql", "postgresql-server", "postgresql", "postgresql", "postgresql"],
@@ -38,12 +39,12 @@ const MANAGERS: [(&str, &[&str]); 5] = [
     ("brew", &["install"]),
 ];
 
-pub(crate) fn servers(install: bool) -> Result<(), String> {
-    let missing: Vec<&Server> = SERVERS.iter().filter(|server| !server.is_there()).collect();
+pub(crate) fn programs(install: bool) -> Result<(), String> {
+    let missing: Vec<&Program> = PROGRAMS.iter().filter(|program| !program.is_there()).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing.iter().map(|server| server.binary).collect::<Vec<_>>().join(", ");
+    let names = missing.iter().map(|program| program.binary).collect::<Vec<_>>().join(", ");
     let manager = MANAGERS.iter().position(|(manager, _)| in_path(manager).is_some());
     let Some(index) = manager else {
         return Err(format!(
@@ -51,7 +52,7 @@ pub(crate) fn servers(install: bool) -> Result<(), String> {
         ));
     };
     let (manager, install_args) = MANAGERS[index];
-    let packages: Vec<&str> = missing.iter().map(|server| server.packages[index]).collect();
+    let packages: Vec<&str> = missing.iter().map(|program| program.packages[index]).collect();
     let line = format!("{manager} {} {}", install_args.join(" "), packages.join(" "));
     if !install {
         return Err(format!("missing: {names}; run `cargo xtask test --install`, or `{line}`"));
@@ -62,13 +63,13 @@ pub(crate) fn servers(install: bool) -> Result<(), String> {
     }
     eprintln!("installing: {line}");
     as_root(manager, &[install_args, &packages].concat())?;
-    match missing.iter().find(|server| !server.is_there()) {
+    match missing.iter().find(|program| !program.is_there()) {
         None => Ok(()),
-        Some(server) => Err(format!("`{line}` did not bring {}", server.binary)),
+        Some(program) => Err(format!("`{line}` did not bring {}", program.binary)),
     }
 }
 
-impl Server {
+impl Program {
     fn is_there(&self) -> bool {
         in_path(self.binary).is_some() || self.also_below.is_some_and(|folder| below(folder, self.binary))
     }
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn what_is_there_is_found_and_what_is_not_is_not() {
         assert!(in_path("cargo").is_some() || in_path("sh").is_some());
-        assert!(in_path("no-such-server").is_none());
+        assert!(in_path("no-such-program").is_none());
         assert!(!below("/nonexistent", "initdb"));
     }
 }

@@ -19,7 +19,7 @@ struct Args {
 enum Task {
     /// Run all tests: unit, proofs, tracker, examples over HTTP, doc tests, and the bounds of the benchmarks
     Test {
-        /// Install missing servers with the system's package manager
+        /// Install missing servers and curl with the system's package manager
         #[arg(long)]
         install: bool,
     },
@@ -29,7 +29,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Args::parse().task {
-        Task::Test { install } => install::servers(install).and_then(|()| suites::test()),
+        Task::Test { install } => install::programs(install).and_then(|()| suites::test()),
         Task::Bench => suites::bench(),
     };
     match done {
