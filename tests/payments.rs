@@ -1,6 +1,6 @@
 //! The main job over real HTTP: one charge, however often it is asked.
 
-use std::{fs, io::Write, net::TcpStream, process::Stdio, thread, time::Duration};
+use std::{fs, io::Write, net::TcpStream, path::Path, process::Stdio, thread, time::Duration};
 
 use crate::support::*;
 
@@ -210,6 +210,82 @@ fn at_a_shutdown_a_payment_whose_client_hung_up_finishes_too() {
 }
 
 #[test]
+fn after_kill_9_a_retry_is_still_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    let payments = Payments::start_in(folder.path(), &[]);
+    let first = payments.post("order-1", TEN);
+    assert_eq!((first.status, first.replayed), (201, false));
+    payments.kill();
+    let payments = Payments::start_in(folder.path(), &[]);
+    assert_eq!(payments.post("order-1", TEN), Reply { replayed: true, ..first });
+    assert_eq!(payments.post("order-1", NINETY).code(), "idempotency_key_reused");
+    assert_eq!(payments.ledger().len(), 1);
+}
+
+/// Killed while it works on `order-1`, and started again.
+fn killed_at_work(folder: &Path, args: &[&str], body: &str) -> Payments {
+    let payments = Payments::start_in(folder, args);
+    let client = hang_on(&payments, body);
+    payments.wait_for_in_flight(1);
+    payments.kill();
+    drop(client);
+    Payments::start_in(folder, args)
+}
+
+/// Asks until the answer is another one than that somebody is at it.
+fn once_the_lease_has_lapsed(payments: &Payments, body: &str) -> (usize, Reply) {
+    let mut in_progress = 0;
+    loop {
+        let retry = payments.post("order-1", body);
+        if retry.code() != "idempotency_in_progress" {
+            return (in_progress, retry);
+        }
+        assert_eq!((retry.status, retry.retry_after), (409, Some(1)));
+        in_progress += 1;
+        // Real time, for a real process.
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_payment_that_was_killed_half_way_is_in_progress_until_its_lease_lapses_and_then_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = simulate("ok", 5000);
+    let payments = killed_at_work(folder.path(), &["--lease-ms", "900"], &body);
+    let (in_progress, retry) = once_the_lease_has_lapsed(&payments, &body);
+    assert!(in_progress > 0);
+    assert_eq!((retry.status, retry.code().as_str()), (409, "idempotency_outcome_unknown"));
+    assert_eq!(payments.post("order-1", &body).code(), "idempotency_outcome_unknown");
+    assert_eq!(payments.ledger().len(), 0);
+}
+
+#[test]
+fn by_policy_a_payment_that_was_killed_half_way_runs_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = simulate("ok", 500);
+    let args = ["--lease-ms", "900", "--on-orphan", "rerun"];
+    let payments = killed_at_work(folder.path(), &args, &body);
+    let (_, retry) = once_the_lease_has_lapsed(&payments, &body);
+    assert_eq!((retry.status, retry.replayed), (201, false));
+    assert_eq!(payments.post("order-1", &body), Reply { replayed: true, ..retry });
+    assert_eq!(payments.ledger().len(), 1);
+}
+
+#[test]
+fn two_processes_on_one_file_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Payments::start_in(folder.path(), &[]);
+    let second = example("payments")
+        .current_dir(folder.path())
+        .args(["--listen", "127.0.0.1:0"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && stderr.contains("another process has the file open"), "{stderr}");
+}
+
+#[test]
 fn after_the_retention_a_key_is_new_again() {
     let payments = Payments::start(&["--lease-ms", "60", "--retention-ms", "150"]);
     assert!(!payments.post("order-1", TEN).replayed);
@@ -237,11 +313,13 @@ fn work_longer_than_the_lease_keeps_its_claim() {
 
 #[test]
 fn bad_arguments_and_a_taken_port_are_clear_errors() {
+    let folder = tempfile::tempdir().unwrap();
     let running = Payments::start(&[]);
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--listen", &running.address], "cannot listen on"),
         (&["--listen", "nowhere"], "invalid value 'nowhere'"),
-        (&["--store", "redis://localhost"], "the only store so far is `memory`"),
+        (&["--store", "postgres://localhost"], "a store is `redb:FILE` or `memory`"),
+        (&["--store", "redb:/nonexistent/folder/file"], "the store /nonexistent/folder/file cannot be used"),
         (&["--lease-ms", "0"], "0 is not in"),
         (&["--ledger", "/nonexistent/folder/ledger"], "cannot be used"),
         (&["--on-orphan", "perhaps"], "possible values: halt, rerun"),
@@ -249,7 +327,8 @@ fn bad_arguments_and_a_taken_port_are_clear_errors() {
         (&["--users", "alice:a,alice:b"], "alice is there twice"),
     ];
     for (args, message) in cases {
-        let output = example("payments").args(args).stdin(Stdio::null()).output().unwrap();
+        let output =
+            example("payments").current_dir(folder.path()).args(args).stdin(Stdio::null()).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{args:?}");
         assert!(stderr.contains(message), "{args:?}: {stderr}");

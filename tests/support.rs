@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{BufRead, BufReader},
     ops::Deref,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{LazyLock, mpsc},
     thread::{self, JoinHandle},
@@ -13,6 +13,7 @@ use std::{
 
 use cargo_metadata::Message;
 use serde_json::Value;
+use tempfile::TempDir;
 use ureq::Agent;
 
 /// Where each example of the workspace was built to.
@@ -48,11 +49,21 @@ pub(crate) struct Running {
     pub(crate) address: String,
     /// All that it prints until it ends.
     output: Option<JoinHandle<Vec<String>>>,
+    /// Where it keeps its files, unless the test brought a folder of its own.
+    _folder: Option<TempDir>,
 }
 
 impl Running {
     pub(crate) fn start(name: &str, args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut running = Self::start_in(folder.path(), name, args);
+        running._folder = Some(folder);
+        running
+    }
+
+    pub(crate) fn start_in(folder: &Path, name: &str, args: &[&str]) -> Self {
         let mut child = example(name)
+            .current_dir(folder)
             .args(["--listen", "127.0.0.1:0"])
             .args(args)
             .stdout(Stdio::piped())
@@ -67,7 +78,7 @@ impl Running {
         });
         let first = lines.recv_timeout(Duration::from_secs(30)).expect("it says where it listens");
         let address = first.strip_prefix("listening on http://").expect("its first line").to_owned();
-        Self { child, address, output: Some(output) }
+        Self { child, address, output: Some(output), _folder: None }
     }
 
     /// Asks it to stop, as an init system does.
@@ -125,13 +136,28 @@ impl Reply {
 
 impl Payments {
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::client_of(Running::start("payments", args))
+    }
+
+    /// With its files in this folder, where they are found again after it was killed.
+    pub(crate) fn start_in(folder: &Path, args: &[&str]) -> Self {
+        Self::client_of(Running::start_in(folder, "payments", args))
+    }
+
+    fn client_of(running: Running) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(60)))
             .max_idle_connections(0)
             .build()
             .into();
-        Self { running: Running::start("payments", args), agent }
+        Self { running, agent }
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.running.child.kill().unwrap();
+        self.running.child.wait().unwrap();
     }
 
     pub(crate) fn post(&self, key: &str, body: &str) -> Reply {

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! It prints `curl` lines to try. `GET /payments` lists the ledger of the charges really made, so that a double
-//! charge would be seen.
+//! charge would be seen. Records and ledger are files in the folder that it is started in: kill it, start it again, and
+//! a retry is still recognised.
 
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
@@ -22,6 +23,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    str::FromStr,
     time::Duration,
 };
 
@@ -29,8 +31,9 @@ use actix_web::{App, HttpResponse, HttpServer, http::header, middleware::Conditi
 use actix_web_httpauth::middleware::HttpAuthentication;
 use clap::{Parser, ValueEnum};
 use idempotency::{
-    MemoryStore, OnOrphan, Scope, Tracker, TrackerHandle,
+    MemoryStore, OnOrphan, RedbStore, Scope, Tracker, TrackerHandle,
     actix_web::{Idempotency, Policy},
+    store::Store,
 };
 
 use crate::{ledger::Ledger, payment::Payment, users::Users};
@@ -42,13 +45,13 @@ struct Args {
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Where the records of requests are kept: `memory`
-    #[arg(long, default_value = "memory", value_parser = known_store)]
-    store: String,
+    /// Where the records of requests are kept: `redb:FILE`, which survives crashes, or `memory`, which does not
+    #[arg(long, default_value = "redb:./payments.redb")]
+    store: StoreAt,
 
-    /// File that every charge really made is appended to [default: in memory, like the store]
-    #[arg(long, value_name = "FILE")]
-    ledger: Option<PathBuf>,
+    /// File that every charge really made is appended to
+    #[arg(long, value_name = "FILE", default_value = "./payments.ledger")]
+    ledger: PathBuf,
 
     /// How long a claim stands without a sign of life, in milliseconds
     #[arg(long, default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(3..=86_400_000))]
@@ -75,10 +78,34 @@ enum Orphans {
     Rerun,
 }
 
-fn known_store(store: &str) -> Result<String, String> {
-    match store {
-        "memory" => Ok(store.to_owned()),
-        _ => Err("the only store so far is `memory`".to_owned()),
+/// Where the records are kept.
+#[derive(Clone)]
+enum StoreAt {
+    Memory,
+    Redb(PathBuf),
+}
+
+impl FromStr for StoreAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("redb", path)) if !path.is_empty() => Ok(Self::Redb(path.into())),
+            None if text == "memory" => Ok(Self::Memory),
+            _ => Err("a store is `redb:FILE` or `memory`".to_owned()),
+        }
+    }
+}
+
+impl StoreAt {
+    fn open(&self) -> Result<Box<dyn Store>, String> {
+        match self {
+            Self::Memory => Ok(Box::new(MemoryStore::new())),
+            Self::Redb(path) => match RedbStore::open(path) {
+                Ok(store) => Ok(Box::new(store)),
+                Err(error) => Err(format!("the store {} cannot be used: {error}", path.display())),
+            },
+        }
     }
 }
 
@@ -103,13 +130,10 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
-    let ledger = match &args.ledger {
-        None => Ledger::in_memory(),
-        Some(path) => Ledger::in_file(path)
-            .map_err(|error| format!("the ledger {} cannot be used: {error}", path.display()))?,
-    };
+    let ledger = Ledger::open(&args.ledger)
+        .map_err(|error| format!("the ledger {} cannot be used: {error}", args.ledger.display()))?;
     let lease = Duration::from_millis(args.lease_ms);
-    let tracker = Tracker::builder(MemoryStore::new())
+    let tracker = Tracker::builder(args.store.open()?)
         .lease(lease)
         // Two calls of the store must fit into a lease, so a short lease needs quick calls.
         .store_limit((lease / 3).min(Duration::from_secs(2)))

@@ -63,7 +63,7 @@ impl Payment {
         let id = format!("pay_{:016x}", rand::random::<u64>());
         let charge = Charge { id, amount: self.amount, currency: self.currency };
         let line = charge.clone();
-        let written = tokio::task::spawn_blocking(move || ledger.append(line)).await;
+        let written = tokio::task::spawn_blocking(move || ledger.append(&line)).await;
         assert!(
             !matches!(self.simulate.outcome, Provider::Panic),
             "simulated: a panic after the charge was made"

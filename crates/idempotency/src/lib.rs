@@ -36,6 +36,7 @@
 //! # Features
 //!
 //! * `memory` (default): `MemoryStore`, which is gone with the process.
+//! * `redb` (default): `RedbStore`, one durable file and no server.
 //! * `actix-web`: the module `actix_web`, middleware for `wrap`.
 //! * `tower`: the module `tower`, a layer for every service over `http::Request`.
 //! * `axum`: the same under the name `axum`; it sees the whole path in nested routers.
@@ -57,6 +58,8 @@ pub use idempotency_tracker::{
 
 #[cfg(feature = "memory")]
 pub use idempotency_store_memory::{MemoryConfig, MemoryStore};
+#[cfg(feature = "redb")]
+pub use idempotency_store_redb::{RedbConfig, RedbStore};
 
 /// Middleware for actix-web: `App::new().wrap(idempotency)`.
 #[cfg(feature = "actix-web")]

@@ -1,0 +1,341 @@
+//! What is in the file, and what one command does to it inside a transaction.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use idempotency_core::{
+    Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, Setup, State, StoreCommand,
+    StoreError, StoreErrorKind, StoreReply, Update, Updated, Write,
+};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use time::OffsetDateTime;
+
+use crate::error::Failure;
+
+/// The version of the tables below. A file with a later one is refused.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// A record by its id: when it is looked at for pruning, when it expires, and its frame.
+pub(crate) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
+
+/// The ids in the order in which they are looked at for pruning.
+const EXPIRY: TableDefinition<&[u8; 44], ()> = TableDefinition::new("expiry");
+
+/// `schema`, `secret`, `moved_to`.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+/// An instant whose bytes are in the order of time.
+type Instant = [u8; 12];
+
+/// The two instants before a frame.
+const PREFIX: usize = 24;
+
+/// The tables within one transaction.
+pub(crate) struct Tables<'txn> {
+    records: Table<'txn, &'static [u8; 32], &'static [u8]>,
+    expiry: Table<'txn, &'static [u8; 44], ()>,
+    meta: Table<'txn, &'static str, &'static [u8]>,
+    /// Whether anything was written, and whether it must be on the disk before it is acknowledged.
+    pub(crate) wrote: bool,
+    pub(crate) must_sync: bool,
+}
+
+/// What one command came to; the outer error is one of the transaction.
+type Applied<T> = Result<Result<T, StoreError>, Failure>;
+
+/// Goes on with what is there, or ends with the error of this command alone.
+macro_rules! own {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return Ok(Err(error.into())),
+        }
+    };
+}
+
+impl<'txn> Tables<'txn> {
+    /// Makes the tables that are not there yet.
+    pub(crate) fn open(txn: &'txn WriteTransaction) -> Result<Self, Failure> {
+        Ok(Self {
+            records: txn.open_table(RECORDS)?,
+            expiry: txn.open_table(EXPIRY)?,
+            meta: txn.open_table(META)?,
+            wrote: false,
+            must_sync: false,
+        })
+    }
+
+    /// Notes the version in a new file, and refuses a file of a later one.
+    pub(crate) fn check_schema(&mut self) -> Applied<()> {
+        let found = self.meta.get("schema")?.map(|found| found.value().to_vec());
+        match found.map(|found| found.try_into().map(u32::from_le_bytes)) {
+            None => {
+                self.meta.insert("schema", &SCHEMA.to_le_bytes()[..])?;
+                self.touched(true);
+                Ok(Ok(()))
+            }
+            Some(Ok(SCHEMA)) => Ok(Ok(())),
+            Some(Ok(schema)) => {
+                let message = format!("the file has schema {schema}, and this version knows {SCHEMA}");
+                Ok(Err(StoreError::new(StoreErrorKind::Misconfigured, message).not_applied()))
+            }
+            Some(Err(_)) => {
+                Ok(Err(StoreError::new(StoreErrorKind::Corrupt, "the schema cannot be read").not_applied()))
+            }
+        }
+    }
+
+    pub(crate) fn apply(&mut self, command: &StoreCommand, now: OffsetDateTime) -> Applied<StoreReply> {
+        Ok(match command {
+            StoreCommand::Setup(setup) => self.setup(setup)?.map(|()| StoreReply::Done),
+            StoreCommand::Lookup(id) => {
+                let found = own!(self.read(id)?).map(|stored| stored.record);
+                Ok(StoreReply::Found(found.filter(|record| !record.is_expired(now))))
+            }
+            StoreCommand::Insert(claim) => self.insert(claim, now)?.map(StoreReply::Inserted),
+            StoreCommand::Update(update) => self.update(update, now)?.map(StoreReply::Updated),
+            StoreCommand::Prune { limit } => Ok(StoreReply::Pruned(self.prune(now, *limit)?)),
+            StoreCommand::Restore { id, record } => self.restore(id, record, now)?.map(StoreReply::Restored),
+            StoreCommand::Retire { to } => {
+                self.meta.insert("moved_to", to.as_bytes())?;
+                self.touched(true);
+                Ok(StoreReply::Done)
+            }
+            other => {
+                let message = format!("the redb store does not offer `{}`", other.name());
+                Err(StoreError::new(StoreErrorKind::Unsupported, message).not_applied())
+            }
+        })
+    }
+
+    fn setup(&mut self, setup: &Setup) -> Applied<()> {
+        if let Some(to) = self.meta.get("moved_to")? {
+            let message = format!("the records moved to {}", String::from_utf8_lossy(to.value()));
+            return Ok(Err(StoreError::new(StoreErrorKind::Moved, message).not_applied()));
+        }
+        let known = self.meta.get("secret")?.map(|known| known.value() == setup.secret_check.as_bytes());
+        match known {
+            Some(true) => {}
+            Some(false) => {
+                let message = "the records were made with another secret (or with none)";
+                return Ok(Err(StoreError::new(StoreErrorKind::WrongSecret, message).not_applied()));
+            }
+            None => {
+                self.meta.insert("secret", &setup.secret_check.as_bytes()[..])?;
+                self.touched(true);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn insert(&mut self, claim: &Claim, now: OffsetDateTime) -> Applied<Inserted> {
+        let stored = own!(self.read(&claim.id)?);
+        let step = Record::on_insert(stored.as_ref().map(|stored| &stored.record), claim, now);
+        own!(self.write(&claim.id, stored.as_ref(), step.write, true)?);
+        Ok(Ok(step.answer))
+    }
+
+    fn update(&mut self, update: &Update, now: OffsetDateTime) -> Applied<Updated> {
+        let stored = own!(self.read(&update.id)?);
+        let step = Record::on_update(stored.as_ref().map(|stored| &stored.record), update, now);
+        let must_sync = !matches!(update.change, idempotency_core::Change::Renew { .. });
+        own!(self.write(&update.id, stored.as_ref(), step.write, must_sync)?);
+        Ok(Ok(step.answer))
+    }
+
+    fn restore(&mut self, id: &RequestId, record: &Record, now: OffsetDateTime) -> Applied<Restored> {
+        let stored = own!(self.read(id)?);
+        let step = Record::on_restore(stored.as_ref().map(|stored| &stored.record), record, now);
+        own!(self.write(id, stored.as_ref(), step.write, true)?);
+        Ok(Ok(step.answer))
+    }
+
+    fn read(&self, id: &RequestId) -> Applied<Option<Stored>> {
+        Ok(self.records.get(id.as_bytes())?.map(|value| Stored::read(value.value())).transpose())
+    }
+
+    fn write(
+        &mut self,
+        id: &RequestId,
+        stored: Option<&Stored>,
+        write: Write,
+        must_sync: bool,
+    ) -> Applied<()> {
+        match write {
+            Write::Keep => return Ok(Ok(())),
+            Write::Put(record) => {
+                let frame = own!(idempotency_frame::encode(&record));
+                let expires_at = instant(record.expires_at);
+                // Looked at no later than it expires. What is noted may be earlier: a renewal then moves nothing, and
+                // neither does a settle, which is most of what happens.
+                let noted = stored.map(|stored| stored.noted).filter(|noted| *noted <= expires_at);
+                let look_at = noted.unwrap_or_else(|| instant(earliest_expiry(&record)));
+                if noted.is_none() {
+                    if let Some(stored) = stored {
+                        self.expiry.remove(&key(&stored.noted, id))?;
+                    }
+                    self.expiry.insert(&key(&look_at, id), ())?;
+                }
+                let mut value = Vec::with_capacity(PREFIX + frame.len());
+                value.extend_from_slice(&look_at);
+                value.extend_from_slice(&expires_at);
+                value.extend_from_slice(&frame);
+                self.records.insert(id.as_bytes(), &value[..])?;
+            }
+            Write::Delete => {
+                if let Some(stored) = stored {
+                    self.expiry.remove(&key(&stored.noted, id))?;
+                }
+                self.records.remove(id.as_bytes())?;
+            }
+        }
+        self.touched(must_sync);
+        Ok(Ok(()))
+    }
+
+    /// Looks at `limit` records at most whose time has come: deletes what has expired, notes the others for later.
+    fn prune(&mut self, now: OffsetDateTime, limit: usize) -> Result<Pruned, Failure> {
+        let now = instant(now);
+        let end = key(&now, &RequestId::from_bytes([0xff; 32]));
+        let mut due: Vec<[u8; 44]> = Vec::new();
+        for entry in self.expiry.range::<&[u8; 44]>(..=&end)?.take(limit.saturating_add(1)) {
+            due.push(*entry?.0.value());
+        }
+        let more = due.len() > limit;
+        due.truncate(limit);
+        let mut deleted = 0;
+        for key_of_due in &due {
+            let (noted, id) = parts(key_of_due);
+            let expires_at = match self.records.get(id)? {
+                Some(value) if value.value().starts_with(noted) => expires_at(value.value()),
+                _ => None,
+            };
+            self.expiry.remove(key_of_due)?;
+            match expires_at {
+                // An entry of a record that is gone, or is noted elsewhere.
+                None => {}
+                Some(expires_at) if expires_at <= now => {
+                    self.records.remove(id)?;
+                    deleted += 1;
+                }
+                Some(expires_at) => {
+                    let mut value = match self.records.get(id)? {
+                        Some(value) => value.value().to_vec(),
+                        None => continue,
+                    };
+                    value[..12].copy_from_slice(&expires_at);
+                    self.records.insert(id, &value[..])?;
+                    self.expiry.insert(&key(&expires_at, &RequestId::from_bytes(*id)), ())?;
+                }
+            }
+        }
+        if !due.is_empty() {
+            self.touched(false);
+        }
+        Ok(Pruned { deleted, more })
+    }
+
+    fn touched(&mut self, must_sync: bool) {
+        self.wrote = true;
+        self.must_sync |= must_sync;
+    }
+}
+
+/// A record and the instant under which the index has it.
+struct Stored {
+    noted: Instant,
+    record: Record,
+}
+
+impl Stored {
+    fn read(value: &[u8]) -> Result<Self, StoreError> {
+        let (noted, _) = value.split_first_chunk::<12>().ok_or_else(cut_off)?;
+        Ok(Self { noted: *noted, record: record(value)? })
+    }
+}
+
+fn record(value: &[u8]) -> Result<Record, StoreError> {
+    let frame = value.get(PREFIX..).ok_or_else(cut_off)?;
+    Ok(idempotency_frame::decode(Bytes::copy_from_slice(frame))?)
+}
+
+fn cut_off() -> StoreError {
+    StoreError::new(StoreErrorKind::Corrupt, "a stored record is cut off").not_applied()
+}
+
+fn expires_at(value: &[u8]) -> Option<Instant> {
+    value.get(12..PREFIX)?.try_into().ok()
+}
+
+/// When the record would expire if it were settled the moment it was claimed.
+fn earliest_expiry(record: &Record) -> OffsetDateTime {
+    match record.state {
+        State::Processing { lease_until } => {
+            record.expires_at - (lease_until - record.claimed_at).max(time::Duration::ZERO)
+        }
+        State::Completed(_) | State::Halted(_) => record.expires_at,
+    }
+}
+
+fn instant(instant: OffsetDateTime) -> Instant {
+    let mut bytes = [0; 12];
+    // With the sign flipped, times before 1970 come first.
+    bytes[..8].copy_from_slice(&(instant.unix_timestamp() ^ i64::MIN).to_be_bytes());
+    bytes[8..].copy_from_slice(&instant.nanosecond().to_be_bytes());
+    bytes
+}
+
+fn key(instant: &Instant, id: &RequestId) -> [u8; 44] {
+    let mut key = [0; 44];
+    key[..12].copy_from_slice(instant);
+    key[12..].copy_from_slice(id.as_bytes());
+    key
+}
+
+fn parts(key: &[u8; 44]) -> (&[u8], &[u8; 32]) {
+    let (noted, id) = key.split_at(12);
+    (noted, id.try_into().expect("44 bytes are 12 and 32"))
+}
+
+/// The record of an id, for a reader.
+pub(crate) fn lookup(
+    records: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
+    id: &RequestId,
+    now: OffsetDateTime,
+) -> Applied<Option<Record>> {
+    let Some(value) = records.get(id.as_bytes())? else { return Ok(Ok(None)) };
+    let record = own!(record(value.value()));
+    Ok(Ok(Some(record).filter(|record| !record.is_expired(now))))
+}
+
+/// A page of all records in the order of their ids. One that cannot be read is left out, and said so in the log.
+pub(crate) fn scan(
+    records: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
+    cursor: Option<&Cursor>,
+    limit: usize,
+) -> Applied<Page> {
+    let last: Option<[u8; 32]> = match cursor.map(|cursor| cursor.as_bytes()[..].try_into()) {
+        None => None,
+        Some(Ok(last)) => Some(last),
+        Some(Err(_)) => {
+            let error = StoreError::new(StoreErrorKind::Invalid, "not a cursor of this store");
+            return Ok(Err(error.not_applied()));
+        }
+    };
+    let after = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut page = Page::default();
+    let mut seen = 0;
+    for entry in records.range::<&[u8; 32]>((after, Bound::Unbounded))?.take(limit) {
+        let (id, value) = entry?;
+        let id = RequestId::from_bytes(*id.value());
+        seen += 1;
+        if seen == limit {
+            page.next = Some(Cursor::new(id.as_bytes().to_vec()));
+        }
+        match record(value.value()) {
+            Ok(record) => page.records.push((id, record)),
+            Err(error) => tracing::error!(%id, %error, "a record is left out of a scan"),
+        }
+    }
+    Ok(Ok(page))
+}

@@ -1,0 +1,428 @@
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use futures_executor::block_on;
+use idempotency_core::{
+    Change, Claim, Fingerprint, HaltReason, Inserted, Owner, Pruned, Record, RequestId, Restored, Secret,
+    SecretCheck, Setup, State, Store, StoreCommand, StoreErrorKind, StoreReply, StoredResponse, Update,
+    Updated,
+};
+use redb::{ReadableTable, StorageBackend, backends::InMemoryBackend};
+use tempfile::TempDir;
+use time::OffsetDateTime;
+
+use crate::{RedbConfig, RedbStore, disk::Disk, tables::SCHEMA};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + HOUR
+}
+
+fn id(number: u64) -> RequestId {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    RequestId::from_bytes(bytes)
+}
+
+fn claim(number: u64) -> Claim {
+    let mut claim = Claim::new(id(number), Owner::from_u128(number.into()), Fingerprint::derive(None, []));
+    (claim.lease, claim.retention) = (Duration::from_secs(10), HOUR);
+    claim
+}
+
+/// The same id for somebody else.
+fn rival(number: u64) -> Claim {
+    Claim::new(id(number), Owner::from_u128(u128::MAX), Fingerprint::derive(None, []))
+}
+
+fn change(number: u64, change: Change) -> Update {
+    Update::new(id(number), Owner::from_u128(number.into()), change)
+}
+
+fn complete(number: u64, body: impl Into<StoredResponse>) -> Update {
+    change(number, Change::Complete { response: body.into(), retention: HOUR })
+}
+
+fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.redb");
+    (folder, path)
+}
+
+fn setup(check: SecretCheck) -> Setup {
+    Setup::new(check, now())
+}
+
+#[test]
+fn what_was_acknowledged_is_there_when_the_file_is_opened_again() {
+    let (_folder, path) = folder();
+    block_on(async {
+        let store = RedbStore::open(&path).unwrap();
+        assert_eq!(store.insert(&claim(1), now()).await.unwrap(), Inserted::Claimed);
+        assert_eq!(store.insert(&claim(2), now()).await.unwrap(), Inserted::Claimed);
+        assert_eq!(store.update(&complete(1, "one"), now()).await.unwrap(), Updated::Applied);
+        let before = [store.lookup(&id(1), now()).await.unwrap(), store.lookup(&id(2), now()).await.unwrap()];
+        drop(store);
+        let store = RedbStore::open(&path).unwrap();
+        let after = [store.lookup(&id(1), now()).await.unwrap(), store.lookup(&id(2), now()).await.unwrap()];
+        assert_eq!(before, after);
+        assert!(matches!(&after[0], Some(record) if record.state == State::Completed("one".into())));
+    });
+}
+
+#[test]
+fn what_is_not_closed_in_order_is_repaired() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    block_on(store.insert(&claim(1), now())).unwrap();
+    // As a crash leaves it: copied while it is open.
+    let copy = path.with_extension("copy");
+    fs::copy(&path, &copy).unwrap();
+    for quick_repair in [false, true] {
+        let store = RedbStore::open(RedbConfig::new(&copy).quick_repair(quick_repair)).unwrap();
+        assert!(block_on(store.lookup(&id(1), now())).unwrap().is_some());
+        block_on(store.insert(&claim(2), now())).unwrap();
+    }
+}
+
+#[test]
+fn commands_of_one_transaction_see_each_other() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    let batch = [
+        StoreCommand::Insert(claim(1)),
+        StoreCommand::Insert(rival(1)),
+        StoreCommand::Update(complete(1, "done")),
+        StoreCommand::Lookup(id(1)),
+    ];
+    let replies = block_on(store.apply(&batch, now()));
+    assert!(matches!(replies[0], Ok(StoreReply::Inserted(Inserted::Claimed))));
+    assert!(matches!(replies[1], Ok(StoreReply::Inserted(Inserted::Exists(_)))));
+    assert!(matches!(replies[2], Ok(StoreReply::Updated(Updated::Applied))));
+    assert!(matches!(&replies[3], Ok(StoreReply::Found(Some(record))) if record.state.is_settled()));
+    assert_eq!(store.commits(), (1, 3), "three writes, one commit; the read is beside it");
+}
+
+#[test]
+fn what_waits_goes_into_one_commit() {
+    let (_folder, path) = folder();
+    let store = Arc::new(RedbStore::open(&path).unwrap());
+    let callers = 64;
+    thread::scope(|scope| {
+        for caller in 0..callers {
+            let store = store.clone();
+            scope.spawn(move || {
+                for round in 0..4 {
+                    block_on(store.insert(&claim(caller * 10 + round), now())).unwrap();
+                }
+            });
+        }
+    });
+    let (commits, commands) = store.commits();
+    assert_eq!(commands, callers * 4);
+    assert!(commits < commands / 4, "{commits} commits for {commands} commands");
+}
+
+#[test]
+fn a_retry_and_a_renewal_cost_no_fsync() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    block_on(store.insert(&claim(1), now())).unwrap();
+    let (before, _) = store.commits();
+    let renew = Change::Renew { lease: Duration::from_secs(60), retention: HOUR };
+    assert_eq!(block_on(store.update(&change(1, renew), now())).unwrap(), Updated::Applied);
+    let other = rival(1);
+    let Inserted::Exists(record) = block_on(store.insert(&other, now())).unwrap() else { panic!() };
+    assert_eq!(record.state, State::Processing { lease_until: now() + Duration::from_secs(60) });
+    assert_eq!(block_on(store.prune(now() + 3 * HOUR, 10)).unwrap(), Pruned { deleted: 1, more: false });
+    assert_eq!(store.commits().0, before);
+}
+
+#[test]
+fn prune_deletes_what_has_expired_in_steps_and_nothing_else() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    let later = now() + HOUR + HOUR / 2;
+    block_on(async {
+        for number in 0..10 {
+            store.insert(&claim(number), now()).await.unwrap();
+        }
+        // Settled, halted, renewed, released; the rest expires as claimed.
+        let completed = store.update(&complete(0, "kept"), now() + HOUR).await.unwrap();
+        assert_eq!(completed, Updated::Applied);
+        let reason = HaltReason::Panicked;
+        store.update(&change(1, Change::Halt { reason, retention: 4 * HOUR }), now()).await.unwrap();
+        let renew = Change::Renew { lease: 3 * HOUR, retention: HOUR };
+        store.update(&change(2, renew), now()).await.unwrap();
+        store.update(&change(3, Change::Release), now()).await.unwrap();
+        let mut deleted = 0;
+        for _ in 0..20 {
+            let pruned = store.prune(later, 2).await.unwrap();
+            assert!(pruned.deleted <= 2);
+            deleted += pruned.deleted;
+            if !pruned.more {
+                break;
+            }
+        }
+        assert_eq!(deleted, 6);
+        for number in 0..10 {
+            let there = store.lookup(&id(number), later).await.unwrap().is_some();
+            assert_eq!(there, number < 3, "{number}");
+        }
+        // Nothing is left in the index but what it must have.
+        assert_eq!(store.prune(later + 10 * HOUR, 100).await.unwrap(), Pruned { deleted: 3, more: false });
+        assert_eq!(store.scan(None, 10).await.unwrap().records, []);
+        assert_eq!(store.prune(later + 99 * HOUR, 100).await.unwrap(), Pruned::default());
+    });
+}
+
+#[test]
+fn a_scan_finds_every_record_also_while_others_are_written() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    block_on(async {
+        for number in 0..25 {
+            store.insert(&claim(number), now()).await.unwrap();
+        }
+        let (mut cursor, mut found) = (None, Vec::new());
+        loop {
+            let page = store.scan(cursor, 10).await.unwrap();
+            found.extend(page.records.iter().map(|(id, _)| *id));
+            store.insert(&claim(100 + found.len() as u64), now()).await.unwrap();
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        for number in 0..25 {
+            assert!(found.contains(&id(number)), "{number}");
+        }
+        let wrong = store.scan(Some(idempotency_core::Cursor::new("rubbish")), 10).await.unwrap_err();
+        assert_eq!(wrong.kind(), StoreErrorKind::Invalid);
+    });
+}
+
+#[test]
+fn a_whole_record_is_restored_and_keeps_its_times() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    let idempotency_core::Write::Put(record) = Record::on_insert(None, &claim(1), now()).write else {
+        panic!()
+    };
+    block_on(async {
+        assert_eq!(store.restore(&id(1), &record, now()).await.unwrap(), Restored::Restored);
+        assert_eq!(store.lookup(&id(1), now()).await.unwrap().as_ref(), Some(&record));
+        assert_eq!(store.restore(&id(1), &record, now() + 9 * HOUR).await.unwrap(), Restored::Expired);
+    });
+}
+
+#[test]
+fn another_secret_and_a_retired_file_are_refused() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    let secret = Secret::new([1; 32]).check();
+    block_on(async {
+        store.setup(&setup(secret)).await.unwrap();
+        store.setup(&setup(secret)).await.unwrap();
+        for other in [Secret::new([2; 32]).check(), SecretCheck::unkeyed()] {
+            let error = store.setup(&setup(other)).await.unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::WrongSecret);
+        }
+        store.retire("redis://elsewhere").await.unwrap();
+    });
+    drop(store);
+    let store = RedbStore::open(&path).unwrap();
+    let error = block_on(store.setup(&setup(secret))).unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Moved);
+    assert!(error.to_string().contains("redis://elsewhere"), "{error}");
+}
+
+#[track_caller]
+fn refused(path: impl Into<RedbConfig>, kind: StoreErrorKind, message: &str) {
+    let error = RedbStore::open(path).unwrap_err();
+    assert_eq!(error.kind(), kind, "{error}");
+    assert!(error.to_string().contains(message), "{error}");
+    assert!(error.was_not_applied());
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_a_clear_error_and_is_left_as_it_is() {
+    let (folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    refused(&path, StoreErrorKind::Unavailable, "another process has the file open");
+    drop(store);
+
+    refused(folder.path().join("no/such/folder"), StoreErrorKind::Misconfigured, "cannot be opened");
+    refused(folder.path(), StoreErrorKind::Misconfigured, "cannot be opened");
+
+    let text = folder.path().join("text");
+    fs::write(&text, "this is not a database, but somebody's precious notes\n".repeat(1000)).unwrap();
+    refused(&text, StoreErrorKind::Corrupt, "no redb database");
+    assert!(fs::read_to_string(&text).unwrap().starts_with("this is not a database"));
+}
+
+#[test]
+fn a_file_of_a_later_version_is_refused() {
+    let (_folder, path) = folder();
+    drop(RedbStore::open(&path).unwrap());
+    let database = redb::Database::open(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    let meta: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
+    txn.open_table(meta).unwrap().insert("schema", &(SCHEMA + 1).to_le_bytes()[..]).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    refused(&path, StoreErrorKind::Misconfigured, "the file has schema 2, and this version knows 1");
+}
+
+#[test]
+fn a_record_that_is_damaged_is_an_error_of_its_own() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    block_on(store.insert(&claim(1), now())).unwrap();
+    block_on(store.insert(&claim(2), now())).unwrap();
+    drop(store);
+    let database = redb::Database::open(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    {
+        let mut records = txn.open_table(crate::tables::RECORDS).unwrap();
+        let mut value = records.get(id(1).as_bytes()).unwrap().unwrap().value().to_vec();
+        *value.last_mut().unwrap() ^= 1;
+        records.insert(id(1).as_bytes(), &value[..]).unwrap();
+    }
+    txn.commit().unwrap();
+    drop(database);
+    let store = RedbStore::open(&path).unwrap();
+    let replies =
+        block_on(store.apply(&[1, 2].map(|number| StoreCommand::Update(complete(number, "done"))), now()));
+    assert!(matches!(&replies[0], Err(error) if error.kind() == StoreErrorKind::Corrupt));
+    assert!(matches!(replies[1], Ok(StoreReply::Updated(Updated::Applied))));
+    assert_eq!(block_on(store.lookup(&id(1), now())).unwrap_err().kind(), StoreErrorKind::Corrupt);
+    assert_eq!(block_on(store.scan(None, 10)).unwrap().records.len(), 1);
+    // It expires like any other.
+    assert_eq!(block_on(store.prune(now() + 9 * HOUR, 10)).unwrap().deleted, 2);
+}
+
+#[test]
+fn a_damaged_file_is_an_error_or_opens_and_never_a_panic() {
+    let (folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    for number in 0..50 {
+        block_on(store.insert(&claim(number), now())).unwrap();
+    }
+    drop(store);
+    let whole = fs::read(&path).unwrap();
+    let damaged = folder.path().join("damaged");
+    let mut opened = 0;
+    for round in 0..60usize {
+        let mut bytes = whole.clone();
+        if round % 3 == 0 {
+            bytes.truncate(bytes.len() * round / 60);
+        } else {
+            let at = round * 7919 % bytes.len();
+            let end = (at + 64).min(bytes.len());
+            bytes[at..end].fill(0xa5);
+        }
+        fs::write(&damaged, bytes).unwrap();
+        if let Ok(store) = RedbStore::open(&damaged) {
+            opened += 1;
+            for number in 0..50 {
+                let _ = block_on(store.insert(&claim(number), now()));
+                let _ = block_on(store.lookup(&id(number), now()));
+            }
+        }
+    }
+    assert!(opened > 0 && opened < 60, "{opened} of 60 could be opened");
+}
+
+/// A disk that can be full, or gone.
+#[derive(Debug, Clone)]
+struct Fickle {
+    disk: Arc<InMemoryBackend>,
+    full: Arc<AtomicBool>,
+    writes: Arc<AtomicU64>,
+}
+
+impl Fickle {
+    fn check(&self) -> std::io::Result<()> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl StorageBackend for Fickle {
+    fn len(&self) -> std::io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.check()?;
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.check()?;
+        self.disk.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.check()?;
+        self.disk.write(offset, data)
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_nothing_is_lost_and_it_goes_on_when_there_is_room() {
+    let disk =
+        Fickle { disk: Arc::new(InMemoryBackend::new()), full: Arc::default(), writes: Arc::default() };
+    let opened = disk.clone();
+    let disk_of_store = Disk::open_on(RedbConfig::new("in memory"), move || opened.clone()).unwrap();
+    let store = RedbStore::on(disk_of_store).unwrap();
+    for number in 0..20 {
+        block_on(store.insert(&claim(number), now())).unwrap();
+    }
+    disk.full.store(true, Ordering::SeqCst);
+    for number in 20..25 {
+        let error = block_on(store.insert(&claim(number), now())).unwrap_err();
+        assert!(matches!(error.kind(), StoreErrorKind::Full | StoreErrorKind::Unavailable), "{error}");
+    }
+    disk.full.store(false, Ordering::SeqCst);
+    // It is opened anew by itself.
+    let mut left = 100;
+    while let Err(error) = block_on(store.insert(&claim(30), now())) {
+        left -= 1;
+        assert!(left > 0, "{error}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    for number in (0..20).chain([30]) {
+        assert!(block_on(store.lookup(&id(number), now())).unwrap().is_some(), "{number}");
+    }
+    // Whether one that failed was applied is not known; by its owner it can be repeated.
+    assert_eq!(block_on(store.insert(&claim(20), now())).unwrap(), Inserted::Claimed);
+}
+
+#[test]
+fn a_store_that_was_closed_says_so() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    block_on(store.close()).unwrap();
+    assert_eq!(block_on(store.insert(&claim(1), now())).unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert_eq!(block_on(store.lookup(&id(1), now())).unwrap_err().kind(), StoreErrorKind::Unavailable);
+    // And lets the file go.
+    drop(RedbStore::open(&path).unwrap());
+}

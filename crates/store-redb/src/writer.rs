@@ -1,0 +1,189 @@
+//! The one thread that writes: everything that waits goes into one transaction and one `fsync`.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_channel::oneshot;
+use idempotency_core::{StoreCommand, StoreError, StoreReply};
+use redb::Durability;
+use time::OffsetDateTime;
+
+use crate::{
+    disk::{Disk, REST, closed},
+    error::Failure,
+    tables::Tables,
+};
+
+/// How many commands go into one transaction at most, so that the first of them need not wait for ever.
+const GROUP: usize = 1024;
+
+/// How long what needs no `fsync` may wait for one that comes along.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+
+type Replies = Vec<Result<StoreReply, StoreError>>;
+
+/// Commands that belong together, and where their answers go.
+pub(crate) struct Job {
+    pub(crate) commands: Vec<StoreCommand>,
+    pub(crate) now: OffsetDateTime,
+    pub(crate) reply: oneshot::Sender<Replies>,
+}
+
+/// How much was put into how many commits.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) commits: AtomicU64,
+    pub(crate) commands: AtomicU64,
+}
+
+pub(crate) struct Writer {
+    disk: Arc<Disk>,
+    jobs: Receiver<Job>,
+    counts: Arc<Counts>,
+    /// Something was committed that is not on the disk yet.
+    unsynced: bool,
+    /// The disk failed; when it may be opened anew.
+    broken: Option<Instant>,
+}
+
+impl Writer {
+    pub(crate) fn new(disk: Arc<Disk>, jobs: Receiver<Job>, counts: Arc<Counts>) -> Self {
+        Self { disk, jobs, counts, unsynced: false, broken: None }
+    }
+
+    /// Until the last handle is gone.
+    pub(crate) fn run(mut self) {
+        loop {
+            let first = match self.unsynced {
+                true => self.jobs.recv_timeout(FLUSH_AFTER),
+                false => self.jobs.recv().map_err(RecvTimeoutError::from),
+            };
+            match first {
+                Ok(first) => {
+                    let group = self.gather(first);
+                    self.commit(group);
+                }
+                Err(RecvTimeoutError::Timeout) => self.commit(Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    if self.unsynced {
+                        self.commit(Vec::new());
+                    }
+                    self.disk.close();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn gather(&self, first: Job) -> Vec<Job> {
+        let mut size = first.commands.len();
+        let mut group = vec![first];
+        while size < GROUP
+            && let Ok(job) = self.jobs.try_recv()
+        {
+            size += job.commands.len();
+            group.push(job);
+        }
+        group
+    }
+
+    /// One transaction for all of them; with none, what is unsynced is written.
+    fn commit(&mut self, group: Vec<Job>) {
+        if let Err(error) = self.mend() {
+            return refuse(group, &error);
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| self.transact(&group)));
+        match done.unwrap_or(Err((Failure::Panicked, true))) {
+            Ok(replies) => {
+                for (job, replies) in group.into_iter().zip(replies) {
+                    // Whoever asked may have stopped waiting.
+                    let _ = job.reply.send(replies);
+                }
+            }
+            Err((failure, may_be_applied)) => {
+                tracing::error!(path = %self.disk.path().display(), ?failure, "a transaction failed");
+                self.broken = Some(soon(Duration::ZERO));
+                self.unsynced = false;
+                refuse(group, &failure.error(may_be_applied));
+            }
+        }
+    }
+
+    /// On an error also whether the commit had begun.
+    fn transact(&mut self, group: &[Job]) -> Result<Vec<Replies>, (Failure, bool)> {
+        let begun = |failure| (failure, true);
+        let not_begun = |failure| (failure, false);
+        let database = self.disk.database();
+        let Some(database) = &*database else {
+            return Ok(group
+                .iter()
+                .map(|job| job.commands.iter().map(|_| Err(closed())).collect())
+                .collect());
+        };
+        let mut txn = database.begin_write().map_err(Failure::from).map_err(not_begun)?;
+        let mut tables = Tables::open(&txn).map_err(not_begun)?;
+        let mut replies = Vec::with_capacity(group.len());
+        for job in group {
+            let applied = job.commands.iter().map(|command| tables.apply(command, job.now));
+            replies.push(applied.collect::<Result<Replies, Failure>>().map_err(not_begun)?);
+        }
+        let (wrote, must_sync) = (tables.wrote, tables.must_sync || group.is_empty());
+        drop(tables);
+        if !wrote && !group.is_empty() {
+            txn.abort().map_err(Failure::from).map_err(not_begun)?;
+            return Ok(replies);
+        }
+        if must_sync {
+            txn.set_quick_repair(self.disk.quick_repair());
+        } else {
+            // It cannot be refused: no savepoint is ever made.
+            let _ = txn.set_durability(Durability::None);
+        }
+        txn.commit().map_err(Failure::from).map_err(begun)?;
+        self.unsynced = !must_sync;
+        self.counts.commits.fetch_add(u64::from(must_sync), Ordering::Relaxed);
+        let commands: usize = group.iter().map(|job| job.commands.len()).sum();
+        self.counts.commands.fetch_add(commands as u64, Ordering::Relaxed);
+        Ok(replies)
+    }
+
+    /// Opens the file anew after the disk failed.
+    fn mend(&mut self) -> Result<(), StoreError> {
+        match self.broken {
+            None => Ok(()),
+            Some(not_before) if soon(Duration::ZERO) < not_before => Err(closed()),
+            Some(_) => match self.disk.reopen() {
+                Ok(()) => {
+                    tracing::info!(path = %self.disk.path().display(), "the file is open again");
+                    self.broken = None;
+                    Ok(())
+                }
+                Err(error) => {
+                    self.broken = Some(soon(REST));
+                    Err(error)
+                }
+            },
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a disk is left alone is real time, not the tracker's"
+)]
+fn soon(after: Duration) -> Instant {
+    Instant::now() + after
+}
+
+fn refuse(group: Vec<Job>, error: &StoreError) {
+    for job in group {
+        let _ = job.reply.send(job.commands.iter().map(|_| Err(error.clone())).collect());
+    }
+}
