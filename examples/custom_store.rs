@@ -6,25 +6,33 @@
 
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use idempotency::{
     Error, Once, Outcome, Record, RequestId, Scope, Tracker,
-    store::{Claim, Inserted, Pruned, Setup, Store, StoreError, StoreErrorKind, Update, Updated, Write},
+    store::{
+        Claim, Inserted, Pruned, SecretCheck, Setup, Store, StoreError, StoreErrorKind, Update, Updated,
+        Write,
+    },
 };
 use time::OffsetDateTime;
 
 /// The whole store: read, ask the table, write, all under one lock.
 #[derive(Debug, Default)]
-struct HashMapStore(Mutex<HashMap<RequestId, Record>>);
+struct HashMapStore {
+    records: Mutex<HashMap<RequestId, Record>>,
+    secret: OnceLock<SecretCheck>,
+}
 
 impl HashMapStore {
     fn step<T>(&self, step: impl FnOnce(&mut HashMap<RequestId, Record>) -> T) -> Result<T, StoreError> {
-        let mut records = self
-            .0
-            .lock()
-            .map_err(|_| StoreError::new(StoreErrorKind::Corrupt, "a thread died in the lock"))?;
+        let died = |_| StoreError::new(StoreErrorKind::Corrupt, "a thread died in the lock");
+        let mut records = self.records.lock().map_err(died)?;
         Ok(step(&mut records))
     }
 }
@@ -39,8 +47,11 @@ fn write(records: &mut HashMap<RequestId, Record>, id: RequestId, write: Write) 
 
 #[async_trait]
 impl Store for HashMapStore {
-    async fn setup(&self, _: &Setup) -> Result<(), StoreError> {
-        Ok(()) // nothing to prepare, and a secret to compare only where records outlive the process
+    async fn setup(&self, setup: &Setup) -> Result<(), StoreError> {
+        match *self.secret.get_or_init(|| setup.secret_check) == setup.secret_check {
+            true => Ok(()),
+            false => Err(StoreError::new(StoreErrorKind::WrongSecret, "made with another secret")),
+        }
     }
 
     async fn lookup(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
@@ -92,4 +103,13 @@ async fn main() -> Result<(), Error> {
     }
     tracker.shutdown(Duration::from_secs(1)).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use idempotency_store_testkit::{OnManualClock, conformance};
+
+    use super::*;
+
+    conformance!(OnManualClock::new(HashMapStore::default));
 }

@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("idempotency-store-memory", &["idempotency-core"]),
     ("idempotency-frame", &["idempotency-core"]),
     ("idempotency-store-redb", &["idempotency-core", "idempotency-frame"]),
+    ("idempotency-store-testkit", &["idempotency-core"]),
     ("idempotency-http", &["idempotency-core"]),
     ("idempotency-actix-web", &["idempotency-core", "idempotency-http", "idempotency-tracker"]),
     ("idempotency-tower", &["idempotency-core", "idempotency-http", "idempotency-tracker"]),

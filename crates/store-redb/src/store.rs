@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::Ordering,
@@ -77,6 +78,11 @@ impl RedbStore {
         let builder = thread::Builder::new().name("idempotency-redb-writer".to_owned());
         let handles = vec![builder.spawn(move || writer.run())?, reader::start(self.disk.clone(), to_read)?];
         Ok(Threads { jobs, reads, handles })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.disk.path()
     }
 
     /// How many transactions were written with an `fsync`, and how many commands were in all of them. Their quotient is

@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_executor::block_on;
 use idempotency_core::{
-    Change, Claim, Fingerprint, HaltReason, Inserted, Owner, Pruned, Record, RequestId, Restored, Secret,
-    SecretCheck, Setup, State, Store, StoreCommand, StoreErrorKind, StoreReply, StoredResponse, Update,
-    Updated,
+    Change, Claim, Clock, Fingerprint, HaltReason, Inserted, ManualClock, Owner, Pruned, Record, RequestId,
+    Restored, Secret, SecretCheck, Setup, State, Store, StoreCommand, StoreErrorKind, StoreReply,
+    StoredResponse, Update, Updated,
 };
+use idempotency_store_testkit::{StoreFactory, conformance};
 use redb::{ReadableTable, StorageBackend, backends::InMemoryBackend};
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -61,6 +63,46 @@ fn folder() -> (TempDir, PathBuf) {
 fn setup(check: SecretCheck) -> Setup {
     Setup::new(check, now())
 }
+
+/// Files in a folder of their own, on a clock that is told what time it is.
+struct InFolder {
+    folder: TempDir,
+    clock: ManualClock,
+    opened: AtomicU64,
+}
+
+impl InFolder {
+    fn new() -> Self {
+        let clock = ManualClock::default();
+        Self { folder: tempfile::tempdir().unwrap(), clock, opened: AtomicU64::new(0) }
+    }
+}
+
+#[async_trait]
+impl StoreFactory for InFolder {
+    type Store = RedbStore;
+
+    async fn open(&self) -> RedbStore {
+        let number = self.opened.fetch_add(1, Ordering::SeqCst);
+        RedbStore::open(self.folder.path().join(format!("{number}.redb"))).unwrap()
+    }
+
+    async fn reopen(&self, store: RedbStore) -> Option<RedbStore> {
+        let path = store.path().to_owned();
+        drop(store);
+        Some(RedbStore::open(path).unwrap())
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        self.clock.now()
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
+
+conformance!(InFolder::new());
 
 #[test]
 fn what_was_acknowledged_is_there_when_the_file_is_opened_again() {

@@ -20,7 +20,9 @@ const TEST: &[Suite] = &[
     Suite { name: "unit", args: "test --workspace --lib --bins", minutes: 2 },
     Suite { name: "engine proofs", args: "test --workspace --test proofs -- --nocapture", minutes: 6 },
     Suite { name: "tracker", args: "test --workspace --test tracker", minutes: 3 },
-    Suite { name: "examples, parity, house", args: "test --workspace --test workspace", minutes: 6 },
+    Suite { name: "conformance", args: "test --workspace --test suite -- --nocapture", minutes: 3 },
+    Suite { name: "conformance of an example", args: "test --workspace --example custom_store", minutes: 2 },
+    Suite { name: "HTTP, examples, parity, house", args: "test --workspace --test workspace", minutes: 6 },
     Suite { name: "documentation", args: "test --workspace --doc", minutes: 4 },
     Suite { name: "bounds", args: "bench --package idempotency-tracker --bench load -- --quick", minutes: 8 },
 ];

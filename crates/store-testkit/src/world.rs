@@ -1,0 +1,161 @@
+use std::time::Duration;
+
+use idempotency_core::{
+    Change, Claim, Fingerprint, HaltReason, Inserted, Meta, Owner, Record, RequestId, SecretCheck, Setup,
+    State, Store, StoredResponse, Update, Updated,
+};
+use time::OffsetDateTime;
+
+use crate::StoreFactory;
+
+/// A store that is set up, and words to speak to it in. Ids and owners are numbers here.
+pub(crate) struct World<F: StoreFactory> {
+    pub(crate) factory: F,
+    pub(crate) store: F::Store,
+}
+
+/// Ticks of a lease; [`RETENTION`] more and a claim has expired.
+pub(crate) const LEASE: u32 = 2;
+pub(crate) const RETENTION: u32 = 2;
+
+pub(crate) fn id(number: u8) -> RequestId {
+    RequestId::from_bytes([number; 32])
+}
+
+pub(crate) fn owner(number: u8) -> Owner {
+    Owner::from_bytes([number; 16])
+}
+
+pub(crate) fn fingerprint() -> Fingerprint {
+    Fingerprint::derive(None, [&b"payload"[..]])
+}
+
+pub(crate) fn setup(now: OffsetDateTime) -> Setup {
+    Setup::new(SecretCheck::unkeyed(), now)
+}
+
+impl<F: StoreFactory> World<F> {
+    pub(crate) async fn new(factory: F) -> Self {
+        let store = factory.open().await;
+        store.setup(&setup(factory.now())).await.expect("an empty store can be set up");
+        Self { factory, store }
+    }
+
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        self.factory.now()
+    }
+
+    pub(crate) fn ticks(&self, count: u32) -> Duration {
+        self.factory.tick() * count
+    }
+
+    pub(crate) async fn pass(&self, ticks: u32) {
+        self.factory.pass(self.ticks(ticks)).await;
+    }
+
+    pub(crate) fn claim(&self, id_number: u8, owner_number: u8) -> Claim {
+        let mut claim = Claim::new(id(id_number), owner(owner_number), fingerprint());
+        claim.lease = self.ticks(LEASE);
+        claim.retention = self.ticks(RETENTION);
+        claim.meta = Meta::new(vec![owner_number; 3]).expect("three bytes");
+        claim
+    }
+
+    /// A claim that nothing makes lapse or expire while a case runs.
+    pub(crate) fn long_claim(&self, id_number: u8, owner_number: u8) -> Claim {
+        let mut claim = self.claim(id_number, owner_number);
+        claim.lease = Duration::from_secs(60 * 60);
+        claim.retention = Duration::from_secs(24 * 60 * 60);
+        claim
+    }
+
+    pub(crate) fn takeover(&self, id_number: u8, owner_number: u8, from: u8) -> Claim {
+        let mut claim = self.claim(id_number, owner_number);
+        claim.takes_over = Some(owner(from));
+        claim
+    }
+
+    pub(crate) async fn insert(&self, claim: &Claim) -> Inserted {
+        self.store.insert(claim, self.now()).await.expect("an insert")
+    }
+
+    /// Claims, as the first one must be able to.
+    pub(crate) async fn claimed(&self, claim: &Claim) {
+        assert_eq!(self.insert(claim).await, Inserted::Claimed);
+    }
+
+    /// What a claim hears that is not given the id.
+    pub(crate) async fn existing(&self, claim: &Claim) -> Record {
+        match self.insert(claim).await {
+            Inserted::Exists(record) => record,
+            other => panic!("somebody else has it, and the answer was {other:?}"),
+        }
+    }
+
+    pub(crate) async fn update(&self, id_number: u8, owner_number: u8, change: Change) -> Updated {
+        let update = Update::new(id(id_number), owner(owner_number), change);
+        self.store.update(&update, self.now()).await.expect("an update")
+    }
+
+    pub(crate) async fn lookup(&self, id_number: u8) -> Option<Record> {
+        self.store.lookup(&id(id_number), self.now()).await.expect("a lookup")
+    }
+
+    pub(crate) async fn record(&self, id_number: u8) -> Record {
+        self.lookup(id_number).await.expect("a record")
+    }
+
+    pub(crate) fn renew(&self) -> Change {
+        Change::Renew { lease: self.ticks(LEASE), retention: self.ticks(RETENTION) }
+    }
+
+    pub(crate) fn complete(&self, response: impl Into<StoredResponse>) -> Change {
+        Change::Complete { response: response.into(), retention: self.ticks(RETENTION) }
+    }
+
+    pub(crate) fn halt(&self, reason: HaltReason) -> Change {
+        Change::Halt { reason, retention: self.ticks(RETENTION) }
+    }
+
+    /// One of each change.
+    pub(crate) fn changes(&self) -> [Change; 5] {
+        [
+            self.renew(),
+            self.complete("response"),
+            self.halt(HaltReason::Unknown),
+            Change::Release,
+            Change::Forget,
+        ]
+    }
+
+    /// Asserts that nothing of a record has changed.
+    pub(crate) async fn unchanged(&self, id_number: u8, before: &Record) {
+        assert_eq!(self.lookup(id_number).await.as_ref(), Some(before));
+    }
+
+    /// Asserts that an instant is so many ticks from now, exactly where the clock is.
+    #[track_caller]
+    pub(crate) fn assert_in(&self, instant: OffsetDateTime, ticks: u32) {
+        let expected = self.now() + self.ticks(ticks);
+        let tolerance = match self.factory.is_exact() {
+            true => Duration::ZERO,
+            false => self.ticks(1),
+        };
+        let off = (instant - expected).abs();
+        assert!(off <= tolerance, "{instant} is {off} off {expected}");
+    }
+}
+
+pub(crate) fn response_of(record: &Record) -> &StoredResponse {
+    match &record.state {
+        State::Completed(response) => response,
+        other => panic!("it was completed, and is {other:?}"),
+    }
+}
+
+pub(crate) fn lease_until(record: &Record) -> OffsetDateTime {
+    match record.state {
+        State::Processing { lease_until } => lease_until,
+        ref other => panic!("it was running, and is {other:?}"),
+    }
+}
