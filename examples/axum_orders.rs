@@ -28,7 +28,7 @@ use idempotency::{
     axum::{Disposition, IdempotencyLayer, Policy},
 };
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 
 /// An order service that takes each order once.
 #[derive(Parser)]
@@ -43,6 +43,10 @@ struct Order {
     item: String,
     quantity: u32,
 }
+
+/// How long orders in flight may take to finish at a shutdown, and their responses to be sent.
+const GRACE: Duration = Duration::from_secs(30);
+const LAST_BYTES: Duration = Duration::from_secs(5);
 
 /// The orders taken, in order.
 type Orders = Arc<Mutex<Vec<Order>>>;
@@ -60,14 +64,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let listener = TcpListener::bind(args.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let stop = async {
-        if let Err(error) = stop::asked_to_stop().await {
-            eprintln!("axum_orders: no signal can be waited for: {error}");
-        }
-    };
-    axum::serve(listener, app).with_graceful_shutdown(stop).await?;
-    // An order whose client hung up still runs; it is waited for, too.
-    tracker.shutdown(Duration::from_secs(30)).await?;
+    let (stop, stopping) = oneshot::channel::<()>();
+    let serving = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopping.await) });
+    let serving = tokio::spawn(serving.into_future());
+
+    stop::asked_to_stop().await?;
+    // The tracker first: it takes no new orders and waits for those that run, also where the client hung up.
+    tracker.shutdown(GRACE).await?;
+    drop(stop);
+    // A client that never ends its request must not keep us.
+    match tokio::time::timeout(LAST_BYTES, serving).await {
+        Ok(served) => served??,
+        Err(_) => eprintln!("axum_orders: some connections were still open"),
+    }
     println!("stopped");
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The examples that run to their end: they print what their comments say.
 
-use crate::support::example;
+use std::{io::Write, net::TcpStream};
+
+use crate::support::{Running, example};
 
 fn output_of(name: &str) -> String {
     let output = example(name).output().unwrap();
@@ -51,4 +53,15 @@ fn the_store_in_custom_store_has_under_80_lines() {
     let store = text.split("/// The whole store").nth(1).unwrap().split("#[tokio::main]").next().unwrap();
     let lines = store.lines().filter(|line| !line.trim().is_empty()).count();
     assert!(lines < 80, "{lines}");
+}
+
+#[test]
+fn axum_orders_stops_although_a_client_never_ends_its_request() {
+    let orders = Running::start("axum_orders", &[]);
+    let mut client = TcpStream::connect(&orders.address).unwrap();
+    client.write_all(b"POST /orders HTTP/1.1\r\nHo").unwrap();
+    orders.terminate();
+    let (status, output) = orders.wait();
+    assert!(status.success(), "{status}");
+    assert_eq!(output.last().unwrap(), "stopped");
 }

@@ -88,6 +88,8 @@ fn every_session_of_the_readme_runs_as_it_is_printed() {
                 step.command
             );
         }
+        let says_replay = |lines: &str| lines.contains("idempotency-replayed");
+        assert_eq!(says_replay(&output), says_replay(&step.output.concat()), "{}", step.command);
         commands += 1;
     }
     assert!(commands >= 13 && running.len() == 2, "{commands} commands, {} servers", running.len());

@@ -66,7 +66,7 @@ struct Args {
     on_orphan: Orphans,
 
     /// Who may pay, as `name:password,name:password`; each has idempotency keys of their own [default: everybody]
-    #[arg(long, value_name = "USERS", hide_possible_values = true)]
+    #[arg(long, value_name = "USERS")]
     users: Option<Users>,
 }
 

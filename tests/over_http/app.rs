@@ -34,6 +34,8 @@ pub(crate) enum Body {
     Chunks(Vec<Vec<u8>>),
     /// Breaks off after that.
     Broken(Vec<u8>),
+    /// Nothing comes after that, and it does not end.
+    Stalled(Vec<u8>),
 }
 
 impl Answer {
@@ -82,6 +84,7 @@ impl App {
                 Answer::new(201, format!("run {run}"))
             }
             "status" => Answer::new(path["/status/".len()..].parse().unwrap(), format!("run {run}")),
+            "sized" => Answer::new(200, vec![b'x'; path["/sized/".len()..].parse().unwrap()]),
             "echo" => Answer::new(200, payload),
             "empty" => Answer::new(204, ""),
             "panic" => panic!("as planned"),
@@ -92,6 +95,8 @@ impl App {
                 .header("content-type", "Text/Event-Stream; charset=utf-8"),
             "marked" => Answer::new(200, "a stream").say(Disposition::Stream),
             "broken" => Answer { body: Body::Broken(b"half of it".to_vec()), ..Answer::new(200, "") },
+            "stalled" => Answer { body: Body::Stalled(b"some".to_vec()), ..Answer::new(200, "") },
+            "replayed" => Answer::new(200, "a lie").header("idempotency-replayed", "true"),
             "release" => Answer::new(500, format!("run {run}")).say(Disposition::Release),
             "keep" => Answer::new(429, format!("run {run}")).say(Disposition::Keep),
             "halt" => Answer::new(200, format!("run {run}")).say(Disposition::Halt),

@@ -17,6 +17,8 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
     /// Whether the body came to its end, as far as the head tells.
     pub(crate) whole: bool,
+    /// What came after the last chunk, as it was.
+    pub(crate) trailers: String,
 }
 
 impl Reply {
@@ -95,10 +97,10 @@ fn parse(bytes: &[u8], closed: bool) -> Option<Reply> {
     }
     let headers: Vec<(String, Vec<u8>)> =
         head.headers.iter().map(|header| (header.name.to_ascii_lowercase(), header.value.to_vec())).collect();
-    let mut reply = Reply { status, headers, body: Vec::new(), whole: closed };
+    let mut reply = Reply { status, headers, body: Vec::new(), whole: closed, trailers: String::new() };
     let body = &bytes[len..];
     if reply.header("transfer-encoding") == Some("chunked") {
-        (reply.body, reply.whole) = dechunk(body);
+        (reply.body, reply.whole, reply.trailers) = dechunk(body);
     } else {
         let announced = reply.header("content-length").map(|length| length.parse::<usize>().unwrap());
         reply.whole &= announced.is_none_or(|length| length == body.len());
@@ -107,19 +109,19 @@ fn parse(bytes: &[u8], closed: bool) -> Option<Reply> {
     Some(reply)
 }
 
-fn dechunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
+fn dechunk(mut bytes: &[u8]) -> (Vec<u8>, bool, String) {
     let mut body = Vec::new();
     loop {
         let Ok(httparse::Status::Complete((at, size))) = httparse::parse_chunk_size(bytes) else {
-            return (body, false);
+            return (body, false, String::new());
         };
         let (at, size) = (at, size as usize);
         if size == 0 {
-            return (body, true);
+            return (body, true, String::from_utf8_lossy(&bytes[at..]).into_owned());
         }
-        let Some(chunk) = bytes.get(at..at + size) else { return (body, false) };
+        let Some(chunk) = bytes.get(at..at + size) else { return (body, false, String::new()) };
         body.extend_from_slice(chunk);
-        let Some(rest) = bytes.get(at + size + 2..) else { return (body, false) };
+        let Some(rest) = bytes.get(at + size + 2..) else { return (body, false, String::new()) };
         bytes = rest;
     }
 }

@@ -1,6 +1,15 @@
 //! What only one of the frameworks can do.
 
-use std::{future::ready, net::TcpListener, sync::mpsc, thread};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    net::TcpListener,
+    sync::mpsc,
+    task::{Context, Poll},
+    thread,
+};
+
+use bytes::Bytes;
 
 use idempotency::{MemoryStore, Scope, Tracker, actix_web::Idempotency, axum::IdempotencyLayer};
 
@@ -54,6 +63,107 @@ fn axum_one_route_of_many_can_be_wrapped() {
     }
 }
 
+#[test]
+fn axum_trailers_are_replayed() {
+    use axum::{Router, body::Body, response::Response, routing};
+    use http_body_util::{BodyExt, Full};
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address = runtime.block_on(async {
+        let tracker = Tracker::builder(MemoryStore::new()).spawn().await.unwrap();
+        let layer = IdempotencyLayer::new(tracker, idempotency::axum::Policy::new(Scope::global())).unwrap();
+        let sum = async || {
+            let trailers = http::HeaderMap::from_iter([("x-sum".parse().unwrap(), "42".parse().unwrap())]);
+            let body = Full::from("body").with_trailers(async { Some(Ok(trailers)) });
+            Response::builder().header("trailer", "x-sum").body(Body::new(body)).unwrap()
+        };
+        let router = Router::new().route("/", routing::post(sum)).layer(layer);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async { axum::serve(listener, router).await });
+        address
+    });
+    for replay in [false, true] {
+        let bytes = client::request("POST", "/", &[("idempotency-key", "k"), ("te", "trailers")], b"");
+        let reply = client::send(&address, &bytes);
+        assert_eq!((reply.text().as_str(), reply.is_replay(), reply.whole), ("body", replay, true));
+        assert_eq!(reply.header("trailer"), Some("x-sum"));
+        assert_eq!(reply.trailers, "x-sum: 42\r\n\r\n", "replay: {replay}");
+    }
+}
+
+/// Must be polled to be ready before each call, as tower says.
+#[derive(Debug)]
+struct Picky {
+    ready: bool,
+}
+
+impl Clone for Picky {
+    fn clone(&self) -> Self {
+        Self { ready: false }
+    }
+}
+
+impl tower::Service<http::Request<idempotency::tower::RequestBody<http_body_util::Full<Bytes>>>> for Picky {
+    type Response = http::Response<http_body_util::Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(
+        &mut self,
+        _: http::Request<idempotency::tower::RequestBody<http_body_util::Full<Bytes>>>,
+    ) -> Self::Future {
+        assert!(std::mem::take(&mut self.ready), "called without having been polled");
+        ready(Ok(http::Response::new("done".into())))
+    }
+}
+
+#[tokio::test]
+async fn tower_the_service_that_was_ready_is_the_one_that_is_called() {
+    use tower::{Layer, Service, ServiceExt};
+
+    let tracker = Tracker::builder(MemoryStore::new()).spawn().await.unwrap();
+    let layer = IdempotencyLayer::new(tracker, idempotency::tower::Policy::new(Scope::global())).unwrap();
+    let mut service = layer.layer(Picky { ready: false });
+    for (number, method) in ["POST", "POST", "GET", "POST", "GET"].into_iter().enumerate() {
+        let request = http::Request::builder().method(method).header("idempotency-key", format!("{number}"));
+        let request = request.body(http_body_util::Full::from("x")).unwrap();
+        let response = service.ready().await.unwrap().call(request).await.unwrap();
+        assert_eq!(response.status(), 200, "request {number}");
+    }
+}
+
+#[test]
+fn wrapped_twice_a_request_is_tracked_once() {
+    use axum::{Router, routing};
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address = runtime.block_on(async {
+        let tracker = Tracker::builder(MemoryStore::new()).spawn().await.unwrap();
+        let layer = IdempotencyLayer::new(tracker, idempotency::axum::Policy::new(Scope::global())).unwrap();
+        let inner = routing::post(async || "done").layer(layer.clone());
+        let router = Router::new().route("/", inner).layer(layer);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async { axum::serve(listener, router).await });
+        address
+    });
+    for replay in [false, true] {
+        let reply = post(&address, "/");
+        assert_eq!((reply.status, reply.text().as_str(), reply.is_replay()), (200, "done", replay));
+    }
+    let address = actix();
+    for replay in [false, true] {
+        let reply = post(&address, "/twice/resource");
+        assert_eq!((reply.status, reply.is_replay()), (200, replay));
+    }
+}
+
 /// An application that is wrapped as a whole, by scope and by resource.
 fn actix() -> String {
     use actix_web::{App, HttpRequest, HttpServer, dev::ServiceResponse, error::ErrorForbidden, web};
@@ -78,6 +188,9 @@ fn actix() -> String {
                             .wrap(idempotency.clone())
                             .route("/refused", web::post().to(echo)),
                     )
+                    .service(web::scope("/twice").wrap(idempotency.clone()).service(
+                        web::resource("/resource").wrap(idempotency.clone()).route(web::post().to(echo)),
+                    ))
                     .service(web::resource("/resource").wrap(idempotency.clone()).route(web::post().to(echo)))
                     .route("/bare", web::post().to(echo))
             });

@@ -1,6 +1,10 @@
 //! One check a row of the table of HTTP behaviour, for any adapter.
 
-use std::{io::Write, thread, time::Duration};
+use std::{
+    io::{Read, Write},
+    thread,
+    time::Duration,
+};
 
 use http::{HeaderName, Method, StatusCode};
 use idempotency::{
@@ -38,6 +42,8 @@ pub(crate) const ROWS: &[(&str, Check)] = &[
     ("request: a payload that breaks off does nothing", payload_broken),
     ("request: a chosen payload, a hash of the application's own", custom_hash),
     ("request: past the budget of all: 503, without a claim", budget),
+    ("request: the budget counts a payload as long as it is there", budget_while_running),
+    ("answer: no byte leaves before the response, or its marker, is stored", stored_first),
     ("answer: Init, detached: a client that hangs up stops nothing", detached),
     ("answer: Cached: status, headers, body as stored, and marked", cached),
     ("answer: Processing: 409 with Retry-After", processing),
@@ -52,6 +58,8 @@ pub(crate) const ROWS: &[(&str, Check)] = &[
     ("stored: the fate of a status is configurable", fate_of),
     ("stored: a panic halts, 500", panics),
     ("stored: too large or a stream: a marker first, then the bytes", not_kept),
+    ("stored: a response past the budget of all: the marker", response_budget),
+    ("stored: a body that stalls: the marker, and nothing is kept of it", stalled_body),
     ("stored: a body that breaks off halts", broken_body),
     ("stored: no store after the handler: the response goes out", store_fails_after),
     ("stored: headers of one exchange are not, the list is configurable", stored_headers),
@@ -63,6 +71,7 @@ pub(crate) const ROWS: &[(&str, Check)] = &[
 /// What later work covers.
 pub(crate) const OPEN: &[&str] = &[
     "request: canonical JSON, excluded pointers, multipart",
+    "request: trailers and HTTP/2 on the wire",
     "request: Expect: 100-continue only after all else has passed",
     "answer: Processing with Wait, Prefer: wait=n",
     "stored: fail open by route, counted",
@@ -411,7 +420,7 @@ fn budget(kind: Kind) {
     slow.write_all(b"POST /thing HTTP/1.1\r\nhost: x\r\nidempotency-key: a\r\nconnection: close\r\ncontent-length: 2501\r\n\r\n")
         .unwrap();
     slow.write_all(&[b'x'; 2500]).unwrap();
-    wait_until(|| budget.used() == 2500);
+    wait_until(|| budget.used() >= 2500);
     let refused = server.post("/thing", "b", &"x".repeat(600));
     assert_eq!(refused.problem(), (503, "idempotency_unavailable".into()));
     assert_eq!(refused.header("retry-after"), Some("1"));
@@ -421,6 +430,84 @@ fn budget(kind: Kind) {
     wait_until(|| budget.used() == 0);
     assert_eq!(server.post("/thing", "b", &"x".repeat(600)).status, 201);
     wait_until(|| budget.used() == 0);
+}
+
+fn budget_while_running(kind: Kind) {
+    let budget = Budget::new(4000);
+    let server = Server::start(kind, MemoryStore::new(), SmallBudget(budget.clone()));
+    thread::scope(|scope| {
+        scope.spawn(|| server.post("/slow", "k", &"x".repeat(1000)));
+        wait_until(|| server.app.begun("/slow") == 1);
+        // An extractor of actix-web copies the payload; what was gathered is gone by now.
+        assert_eq!(budget.used() >= 1000, kind != Kind::ActixWeb, "{budget:?}");
+        server.app.gate.add_permits(1);
+    });
+    wait_until(|| budget.used() == 0);
+}
+
+fn stored_first(kind: Kind) {
+    let store = Breakable::new();
+    let tracker = Tracker::builder(store.clone()).put_patience(Duration::from_secs(60));
+    let server = Server::start_with(kind, tracker, ByDefault);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for path in ["/thing", "/large", "/large_whole", "/events", "/marked", "/release", "/halt"] {
+        let hold = runtime.block_on(store.hold_updates());
+        let mut client = client::connect(&server.address);
+        client.write_all(&client::request("POST", path, &[(KEY, "k")], b"")).unwrap();
+        wait_until(|| server.app.ended(path) == 1);
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let early = client.peek(&mut [0]);
+        assert!(early.is_err(), "{path}: {early:?} before the store has it");
+        drop(hold);
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let reply = client::read(&mut client).unwrap();
+        assert!(reply.whole && reply.status < 600, "{path}: {reply:?}");
+    }
+}
+
+fn response_budget(kind: Kind) {
+    let budget = Budget::new(4000);
+    let server = Server::start(kind, MemoryStore::new(), SmallBudget(budget.clone()));
+    let mut slow = client::connect(&server.address);
+    slow.write_all(b"POST /thing HTTP/1.1\r\nhost: x\r\nidempotency-key: a\r\nconnection: close\r\ncontent-length: 3000\r\n\r\n")
+        .unwrap();
+    slow.write_all(&[b'x'; 2999]).unwrap();
+    wait_until(|| budget.used() >= 2999);
+    // Of 4,000 bytes a quarter is left for responses.
+    let fits = server.send("POST", "/sized/900", &[(KEY, "k")], b"");
+    assert!(fits.whole && fits.body.len() == 900);
+    assert!(server.send("POST", "/sized/900", &[(KEY, "k")], b"").is_replay());
+    wait_until(|| budget.used() <= 3000);
+    let too_large = server.send("POST", "/sized/1500", &[(KEY, "k")], b"");
+    assert!(too_large.status == 200 && too_large.whole && too_large.body.len() == 1500);
+    let retry = server.send("POST", "/sized/1500", &[(KEY, "k")], b"");
+    assert_eq!(retry.problem(), (409, "idempotency_response_unavailable".into()));
+    slow.write_all(b"x").unwrap();
+    assert_eq!(client::read(&mut slow).unwrap().status, 201);
+}
+
+struct Impetuous(Budget);
+
+impl Configure for Impetuous {
+    fn policy<R: 'static>(&self, _: fn(&R) -> Option<Scope>) -> Policy<R> {
+        Policy::new(Scope::global()).gather_limit(Duration::from_millis(100)).budget(self.0.clone())
+    }
+}
+
+fn stalled_body(kind: Kind) {
+    let budget = Budget::new(4 * 1024 * 1024);
+    let server = Server::start(kind, MemoryStore::new(), Impetuous(budget.clone()));
+    let mut client = client::connect(&server.address);
+    client.write_all(&client::request("POST", "/stalled", &[(KEY, "k")], b"")).unwrap();
+    // What is there is sent on, and the client may wait for the rest if it likes.
+    let mut begin = [0; 12];
+    client.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    let retry = server.post("/stalled", "k", "");
+    assert_eq!(retry.problem(), (409, "idempotency_response_unavailable".into()));
+    drop(client);
+    wait_until(|| budget.used() == 0);
+    assert_eq!(server.app.begun("/stalled"), 1);
 }
 
 fn detached(kind: Kind) {
@@ -700,6 +787,8 @@ fn stored_headers(kind: Kind) {
     for name in ["set-cookie", "x-request-id", "x-of-the-connection"] {
         assert_eq!((first.all(name).len(), retry.all(name).len()), (1, 0), "{name}");
     }
+    // That it is a replay is ours to say.
+    assert!(!server.post("/replayed", "k", "").is_replay() && server.post("/replayed", "k", "").is_replay());
     // Of this moment, not of the first one.
     assert_eq!(retry.all("date").len(), 1);
 

@@ -171,6 +171,9 @@ fn serve_actix(listener: TcpListener, app: Arc<App>, idempotency: Idempotency) -
             Body::Broken(bytes) => {
                 response.body(BodyStream::new(stream::iter([Ok(Bytes::from(bytes)), Err("broken")])))
             }
+            Body::Stalled(bytes) => response.body(BodyStream::new(
+                stream::iter([Ok::<_, Infallible>(Bytes::from(bytes))]).chain(stream::pending()),
+            )),
         };
         if let Some(disposition) = disposition {
             response.extensions_mut().insert(disposition);
@@ -213,6 +216,9 @@ async fn answer(app: Arc<App>, path: String, payload: Vec<u8>) -> http::Response
         }
         Body::Broken(bytes) => {
             StreamBody::new(stream::iter([Ok(frame(bytes)), Err(io::Error::other("broken"))])).boxed_unsync()
+        }
+        Body::Stalled(bytes) => {
+            StreamBody::new(stream::iter([Ok(frame(bytes))]).chain(stream::pending())).boxed_unsync()
         }
     };
     response.body(body).unwrap()

@@ -12,21 +12,29 @@ use idempotency::{
     },
 };
 use time::OffsetDateTime;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The store in memory, which can be taken away.
 #[derive(Debug, Default)]
 pub(crate) struct Breakable {
     inner: MemoryStore,
     down: AtomicBool,
+    /// Updates wait here while it is locked.
+    hold: Mutex<()>,
 }
 
 impl Breakable {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: MemoryStore::new(), down: AtomicBool::new(false) })
+        Arc::new(Self::default())
     }
 
     pub(crate) fn down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// No update is done as long as the guard lives.
+    pub(crate) async fn hold_updates(&self) -> MutexGuard<'_, ()> {
+        self.hold.lock().await
     }
 
     pub(crate) fn records(&self) -> usize {
@@ -56,6 +64,7 @@ impl Store for Breakable {
     }
 
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
+        drop(self.hold.lock().await);
         self.up()?.update(update, now).await
     }
 
@@ -63,7 +72,8 @@ impl Store for Breakable {
         self.up()?.prune(now, limit).await
     }
 
+    /// Not `immediate`: it may have to wait.
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        Capabilities::default()
     }
 }

@@ -7,7 +7,6 @@ use std::{
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
-use idempotency_http::Reservation;
 use pin_project_lite::pin_project;
 
 pin_project! {
@@ -16,8 +15,6 @@ pin_project! {
     pub struct ResponseBody<B: MessageBody> {
         #[pin]
         inner: Inner<B>,
-        // Given back when the body is gone.
-        reservation: Option<Reservation>,
     }
 }
 
@@ -39,22 +36,25 @@ enum Rest<B: MessageBody> {
 
 impl<B: MessageBody> ResponseBody<B> {
     pub(crate) fn untouched(body: B) -> Self {
-        Self { inner: Inner::Untouched { body }, reservation: None }
+        Self { inner: Inner::Untouched { body } }
     }
 
-    pub(crate) fn gathered(bytes: Bytes, reservation: Option<Reservation>) -> Self {
-        Self { inner: Inner::Gathered { bytes }, reservation }
+    pub(crate) fn gathered(bytes: Bytes) -> Self {
+        Self { inner: Inner::Gathered { bytes } }
     }
 
-    pub(crate) fn flowing(prefix: [Bytes; 2], reservation: Reservation, rest: Pin<Box<B>>) -> Self {
+    pub(crate) fn flowing(prefix: [Bytes; 2], rest: Pin<Box<B>>) -> Self {
+        Self::after(prefix, Rest::Body(rest))
+    }
+
+    pub(crate) fn broken(prefix: Bytes, error: B::Error) -> Self {
+        Self::after([prefix], Rest::Error(error))
+    }
+
+    fn after(prefix: impl IntoIterator<Item = Bytes>, rest: Rest<B>) -> Self {
         // actix-web takes an empty chunk for the end of a body.
         let prefix = prefix.into_iter().filter(|bytes| !bytes.is_empty()).collect();
-        Self { inner: Inner::Flowing { prefix, rest: Rest::Body(rest) }, reservation: Some(reservation) }
-    }
-
-    pub(crate) fn broken(prefix: Bytes, reservation: Reservation, error: B::Error) -> Self {
-        let prefix = [prefix].into_iter().filter(|bytes| !bytes.is_empty()).collect();
-        Self { inner: Inner::Flowing { prefix, rest: Rest::Error(error) }, reservation: Some(reservation) }
+        Self { inner: Inner::Flowing { prefix, rest } }
     }
 }
 

@@ -40,6 +40,17 @@
 //! .expires_header();
 //! ```
 //!
+//! A `Policy` speaks in the types of `http` 1, which actix-web does not use itself; they are at hand here:
+//!
+//! ```
+//! use idempotency_actix_web::{Code, Policy, http::{Method, StatusCode}};
+//! use idempotency_core::Scope;
+//!
+//! let policy = Policy::new(Scope::global())
+//!     .methods([Method::POST, Method::PUT])
+//!     .status_of(Code::OutcomeUnknown, StatusCode::INTERNAL_SERVER_ERROR);
+//! ```
+//!
 //! The handler of a first request runs in a task of its own on its worker: a client that hangs up does not stop it. A
 //! worker that ends does. So at a shutdown end the tracker first, which waits for what runs, and then the server:
 //!

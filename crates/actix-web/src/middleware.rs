@@ -9,11 +9,18 @@ use idempotency_http::{Admission, Admitted};
 use idempotency_tracker::{Once, Track};
 use tokio::sync::oneshot;
 
-use crate::{ResponseBody, ResponseFuture, request, response, transform::Shared};
+use crate::{
+    ResponseBody, ResponseFuture,
+    request::{self, IsTracked},
+    response,
+    transform::Shared,
+};
 
 /// Does the work of a request once, however often it is sent. Made by [`Idempotency`](crate::Idempotency).
 ///
-/// Requests whose method is not tracked pass to the inner service as they are: nothing is boxed, buffered or asked.
+/// Requests whose method is not tracked pass to the inner service as they are: nothing is boxed, buffered or asked. So do
+/// those that an outer one tracks already. The inner service is called in a task of its own, without the task-locals of
+/// whoever called this one.
 pub struct IdempotencyMiddleware<S> {
     service: Rc<S>,
     shared: Arc<Shared>,
@@ -41,6 +48,9 @@ where
         if !policy.tracks(request.method().as_str()) {
             return ResponseFuture::untracked(self.service.call(request));
         }
+        if request.extensions().contains::<IsTracked>() {
+            return ResponseFuture::untracked(self.service.call(request));
+        }
         match request::admit(policy, request.request()) {
             Admission::Untracked => ResponseFuture::untracked(self.service.call(request)),
             Admission::Refused(problem) => {
@@ -66,13 +76,14 @@ where
     B: MessageBody + 'static,
 {
     let Shared { tracker, policy } = &*shared;
-    let (payload, reservation) = match request::read(policy, request.take_payload()).await {
+    let payload = match request::read(policy, request.take_payload()).await {
         Ok(payload) => payload,
         Err(problem) => return Ok(request.into_response(response::from_bytes(policy.answer(problem)))),
     };
     let (id, fingerprint) =
         request::identify(policy, &admitted, request.request(), &payload, tracker.secret());
     request.set_payload(Payload::from(payload));
+    request.extensions_mut().insert(IsTracked);
 
     // A response of ours needs the request, and so does the handler: it takes it if it runs.
     let request = Rc::new(Cell::new(Some(request)));
@@ -82,14 +93,13 @@ where
     let work = move |_| async move {
         let request = request_of_work.take().expect("the work runs once");
         let answer = service.call(request).await;
-        drop(reservation);
         let (outcome, answer) = match answer {
             Ok(response) => response::gather(&shared_with_work.policy, response).await,
             Err(error) => {
                 // An error may give its response only once, so this one goes on in its place.
                 let response = error.as_response_error().error_response();
                 let (outcome, response) = response::gather_body(&shared_with_work.policy, response).await;
-                (outcome, Err(response::into_error(error, response)))
+                (outcome, Err((error, response)))
             }
         };
         // If nobody is there to take it the client has hung up; what is to be stored is stored all the same.
@@ -108,16 +118,20 @@ where
         }
         Ok(Once::Done { expires_at, .. }) => *expires_at,
         Ok(Once::NotDone(()) | Once::Unknown(())) => None,
-        refused => return ours(response::refusal(policy, refused)),
+        unanswered => return ours(response::in_place_of(policy, unanswered)),
     };
-    let Ok(answer) = answered.await else { return ours(response::refusal(policy, &once)) };
-    answer.map(|mut response| {
-        let expires = policy.expires(expires_at);
-        if let Some((name, value)) = expires.and_then(|(name, value)| response::header(&name, &value)) {
-            response.headers_mut().insert(name, value);
+    let Ok(answer) = answered.await else { return ours(response::in_place_of(policy, &once)) };
+    let expires = policy.expires(expires_at).and_then(|(name, value)| response::header(&name, &value));
+    match answer {
+        Ok(mut response) => {
+            response::insert(response.headers_mut(), expires);
+            Ok(response)
         }
-        response
-    })
+        Err((error, mut response)) => {
+            response::insert(response.headers_mut(), expires);
+            Err(response::into_error(error, response))
+        }
+    }
 }
 
 impl<S> fmt::Debug for IdempotencyMiddleware<S> {

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, dev::Payload, http::header};
 use bytes::Bytes;
 use futures_core::Stream;
 use idempotency_core::{Fingerprint, RequestId, Secret};
-use idempotency_http::{Admission, Admitted, Code, Problem, RequestHead, Reservation};
+use idempotency_http::{Admission, Admitted, Code, Problem, RequestHead};
 use tokio::time::timeout;
 
 use crate::Policy;
@@ -45,8 +45,13 @@ fn head(request: &HttpRequest) -> RequestHead<'_> {
     }
 }
 
+/// Marks a request that is tracked already: an inner middleware lets it pass, or it would find the claim of the outer
+/// one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IsTracked;
+
 /// The payload within its limits of bytes and time; nothing was asked of the store before.
-pub(crate) async fn read(policy: &Policy, payload: Payload) -> Result<(Bytes, Reservation), Problem> {
+pub(crate) async fn read(policy: &Policy, payload: Payload) -> Result<Bytes, Problem> {
     let gather = async {
         let mut payload = pin!(payload);
         let mut buffer = policy.buffer_request();

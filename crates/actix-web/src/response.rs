@@ -1,6 +1,13 @@
 //! What is stored of a response, and what is answered in place of one.
 
-use std::{error::Error as _, fmt, future::poll_fn, time::Duration};
+use std::{
+    error::Error as _,
+    fmt,
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use actix_web::{
     Error, HttpResponse,
@@ -9,20 +16,23 @@ use actix_web::{
     error::InternalError,
     http::{
         StatusCode,
-        header::{self, HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
 };
 use bytes::Bytes;
 use idempotency_http::{Code, Disposition, Fate};
 use idempotency_tracker::{ErrorKind, Once, Outcome};
+use tokio::time::sleep;
 
 use crate::{Policy, ResponseBody};
 
+const REPLAYED: &str = "idempotency-replayed";
+
 /// Judges the response of a handler and gathers it, to be stored before its first byte leaves.
-pub(crate) async fn gather<B: MessageBody>(
+pub(crate) async fn gather<B: MessageBody, E>(
     policy: &Policy,
     response: ServiceResponse<B>,
-) -> (Outcome<()>, Result<ServiceResponse<ResponseBody<B>>, Error>) {
+) -> (Outcome<()>, Result<ServiceResponse<ResponseBody<B>>, E>) {
     let (request, response) = response.into_parts();
     let (outcome, response) = gather_body(policy, response).await;
     (outcome, Ok(ServiceResponse::new(request, response)))
@@ -32,7 +42,9 @@ pub(crate) async fn gather_body<B: MessageBody>(
     policy: &Policy,
     response: HttpResponse<B>,
 ) -> (Outcome<()>, HttpResponse<ResponseBody<B>>) {
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
+    // Ours to say, and not true of a first response.
+    head.headers_mut().remove(REPLAYED);
     let (outcome, body) = outcome_of(policy, &head, body).await;
     (outcome, head.set_body(body))
 }
@@ -57,30 +69,36 @@ async fn outcome_of<B: MessageBody>(
         BodySize::None | BodySize::Stream => 0,
     };
     if policy.streams(status, content_type, length, disposition) {
-        let (marker, _, _) = capture.overflow();
-        return (Outcome::Done(marker), ResponseBody::untouched(body));
+        return (Outcome::Done(capture.overflow().0), ResponseBody::untouched(body));
     }
     let mut body = Box::pin(body);
-    while let Some(chunk) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
-        match chunk {
-            Ok(chunk) => {
-                if capture.push(&chunk).is_err() {
-                    let (marker, prefix, reservation) = capture.overflow();
-                    return (
-                        Outcome::Done(marker),
-                        ResponseBody::flowing([prefix, chunk], reservation, body),
-                    );
+    let mut give_up = pin!(sleep(policy.response_gather_limit()));
+    loop {
+        let chunk = poll_fn(|cx| match body.as_mut().poll_next(cx) {
+            Poll::Pending => give_up.as_mut().poll(cx).map(|()| None),
+            Poll::Ready(chunk) => Poll::Ready(Some(chunk)),
+        });
+        let too_much = match chunk.await {
+            // It stalls.
+            None => Bytes::new(),
+            Some(None) => break,
+            Some(Some(Ok(chunk))) => {
+                if capture.push(&chunk).is_ok() {
+                    continue;
                 }
+                chunk
             }
-            Err(error) => {
+            Some(Some(Err(error))) => {
                 // Whatever was done, its response will never be whole. The client sees it break off.
-                let (_, prefix, reservation) = capture.overflow();
-                return (Outcome::Unknown(()), ResponseBody::broken(prefix, reservation, error));
+                let (_, prefix) = capture.overflow();
+                return (Outcome::Unknown(()), ResponseBody::broken(prefix, error));
             }
-        }
+        };
+        let (marker, prefix) = capture.overflow();
+        return (Outcome::Done(marker), ResponseBody::flowing([prefix, too_much], body));
     }
-    let (stored, (bytes, reservation)) = capture.finish();
-    (Outcome::Done(stored), ResponseBody::gathered(bytes, Some(reservation)))
+    let (stored, bytes) = capture.finish();
+    (Outcome::Done(stored), ResponseBody::gathered(bytes))
 }
 
 /// A response of the policy: a replay, or a problem. actix-web sends no trailers.
@@ -88,7 +106,7 @@ pub(crate) fn from_bytes<B: MessageBody>(response: http::Response<Bytes>) -> Htt
     let (parts, bytes) = response.into_parts();
     let status =
         StatusCode::from_u16(parts.status.as_u16()).expect("both versions of `http` know the same statuses");
-    let mut response = HttpResponse::with_body(status, ResponseBody::gathered(bytes, None));
+    let mut response = HttpResponse::with_body(status, ResponseBody::gathered(bytes));
     for (name, value) in parts.headers.iter().filter_map(|(name, value)| header(name, value)) {
         response.headers_mut().append(name, value);
     }
@@ -102,6 +120,12 @@ pub(crate) fn header(
 ) -> Option<(HeaderName, HeaderValue)> {
     let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
     Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+}
+
+pub(crate) fn insert(headers: &mut HeaderMap, header: Option<(HeaderName, HeaderValue)>) {
+    if let Some((name, value)) = header {
+        headers.insert(name, value);
+    }
 }
 
 fn status(status: StatusCode) -> http::StatusCode {
@@ -118,7 +142,7 @@ where
 }
 
 /// What is answered where there is neither a response nor a replay.
-pub(crate) fn refusal<B: MessageBody>(
+pub(crate) fn in_place_of<B: MessageBody>(
     policy: &Policy,
     once: &Result<Once<()>, idempotency_tracker::Error>,
 ) -> HttpResponse<ResponseBody<B>> {

@@ -6,6 +6,8 @@ use std::{
     },
 };
 
+use bytes::Bytes;
+
 /// How many bytes of requests and responses may be buffered at a time, by all that share it. Cheap to clone.
 ///
 /// ```
@@ -22,6 +24,10 @@ use std::{
 ///
 /// Requests may take three quarters of it. The rest is for responses: a request that finds no room is refused before
 /// anything is done, while a response that finds none can no longer be replayed.
+///
+/// Bytes count from when they are gathered until the last slice of them is gone: a payload until its handler, or an
+/// extractor that copies it, is done with it, a response until it is stored and sent. What a store reads for a replay is the store's. For the moment of
+/// its encoding a response is there twice and counted once.
 #[derive(Clone)]
 pub struct Budget(Arc<Shared>);
 
@@ -61,23 +67,9 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// A share of a [`Budget`], given back when it is dropped. Keep it as long as the bytes.
-///
-/// ```
-/// use idempotency_core::Scope;
-/// use idempotency_http::{Budget, Policy};
-///
-/// let budget = Budget::new(1024);
-/// let policy: Policy<()> = Policy::new(Scope::global()).budget(budget.clone());
-/// let mut buffer = policy.buffer_request();
-/// buffer.push(b"payload").unwrap();
-/// let (payload, reservation) = buffer.finish();
-/// assert_eq!((payload.len(), budget.used()), (7, 7));
-/// drop(reservation);
-/// assert_eq!(budget.used(), 0);
-/// ```
+/// A share of a [`Budget`], given back when it is dropped.
 #[derive(Debug)]
-pub struct Reservation {
+pub(crate) struct Reservation {
     budget: Budget,
     up_to: usize,
     bytes: usize,
@@ -94,6 +86,29 @@ impl Reservation {
             self.bytes += more;
         }
         taken.is_ok()
+    }
+
+    /// Accounts for what is there now, whether there is room for it or not.
+    pub(crate) fn resize(&mut self, bytes: usize) {
+        self.budget.0.used.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.0.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+
+    /// The bytes, with this share of the budget for as long as a slice of them is anywhere.
+    pub(crate) fn hold(self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Held { bytes, _reservation: self })
+    }
+}
+
+struct Held {
+    bytes: Vec<u8>,
+    _reservation: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -118,6 +133,19 @@ mod tests {
         assert!(!response.grow(1));
         assert_eq!(budget.used(), 100);
         drop((request, response));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn bytes_count_until_their_last_slice_is_gone() {
+        let budget = Budget::new(100);
+        let mut reservation = budget.for_response();
+        assert!(reservation.grow(10));
+        let bytes = reservation.hold(vec![0; 10]);
+        let slice = bytes.slice(3..4);
+        drop(bytes);
+        assert_eq!(budget.used(), 10);
+        drop(slice);
         assert_eq!(budget.used(), 0);
     }
 

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use idempotency_core::StoredResponse;
 
-use crate::{Buffer, Full, Reservation, codec};
+use crate::{Buffer, Full, StoredHeaders, codec};
 
 /// Gathers a response while it passes, to be stored before its first byte leaves.
 ///
@@ -15,18 +15,19 @@ use crate::{Buffer, Full, Reservation, codec};
 ///
 /// // Too large to keep: store the marker first, then let the bytes flow.
 /// assert_eq!(capture.push(b"6789"), Err(Full::Limit));
-/// let (marker, prefix, _) = capture.overflow();
+/// let (marker, prefix) = capture.overflow();
 /// assert_eq!((marker.body(), &prefix[..]), (&Body::NotKept, &b"12345"[..]));
 /// ```
 #[derive(Debug)]
 pub struct Capture {
     message: codec::Stored,
     body: Buffer,
+    stored_headers: StoredHeaders,
 }
 
 impl Capture {
-    pub(crate) fn new(message: codec::Stored, body: Buffer) -> Self {
-        Self { message, body }
+    pub(crate) fn new(message: codec::Stored, body: Buffer, stored_headers: StoredHeaders) -> Self {
+        Self { message, body, stored_headers }
     }
 
     /// Takes a chunk of the body, or none of it.
@@ -38,22 +39,26 @@ impl Capture {
         self.body.push(chunk)
     }
 
-    /// Takes the trailers.
+    /// Takes the trailers, of which only those that are to be stored.
     pub fn trailers<'a>(&mut self, trailers: impl IntoIterator<Item = (&'a str, &'a [u8])>) {
-        self.message.trailers = codec::Field::all(trailers);
+        let trailers: Vec<_> = trailers.into_iter().collect();
+        self.message.trailers = codec::Field::all(self.stored_headers.select(&trailers));
     }
 
-    /// The response to store, and the body to send, which shares its bytes and holds its share of the budget.
-    pub fn finish(self) -> (StoredResponse, (Bytes, Reservation)) {
-        let (body, reservation) = self.body.finish();
-        let (stored, body) = self.message.encode_with(body);
-        (stored, (body, reservation))
+    /// The response to store, and the body to send, which is a part of its bytes.
+    pub fn finish(self) -> (StoredResponse, Bytes) {
+        let mut body_len = 0;
+        let encoded = self.body.finish_as(|body| {
+            body_len = body.len();
+            self.message.encode_with(body)
+        });
+        let body = encoded.slice(encoded.len() - body_len..);
+        (StoredResponse::new(encoded), body)
     }
 
     /// The marker "completed, response not kept", and what was gathered, to be sent before the rest.
-    pub fn overflow(self) -> (StoredResponse, Bytes, Reservation) {
-        let marker = self.message.marker(self.body.bytes());
-        let (prefix, reservation) = self.body.finish();
-        (marker, prefix, reservation)
+    pub fn overflow(self) -> (StoredResponse, Bytes) {
+        let prefix = self.body.finish();
+        (self.message.marker(&prefix), prefix)
     }
 }

@@ -54,6 +54,8 @@ pub enum Disposition {
     Release,
     /// Whether it was done is not known: no retry runs.
     Halt,
-    /// The work was done, and the response is a stream that is not to be buffered: store that it was not kept.
+    /// The work was done, and the response is a stream that is not to be gathered: store that it was not kept. Without
+    /// this a stream of lines or of progress reaches its client only when it ends, is too large, or takes too long;
+    /// only event streams are known by their content type.
     Stream,
 }

@@ -19,7 +19,8 @@
 //! // Its payload, within the limits, and what tells it from other requests.
 //! let mut payload = policy.buffer_request();
 //! payload.push(br#"{"amount":10}"#).unwrap();
-//! let (id, fingerprint) = policy.identify(&admitted, &head, &(), payload.bytes(), None);
+//! let payload = payload.finish();
+//! let (id, fingerprint) = policy.identify(&admitted, &head, &(), &payload, None);
 //!
 //! // What is kept of the response, and how it is replayed.
 //! let mut capture = policy.capture(201, [("location", &b"/payments/7"[..])]);
@@ -47,7 +48,10 @@ mod policy;
 mod problem;
 mod stored_headers;
 
-pub use budget::{Budget, Reservation};
+/// The types of requests and responses that a [`Policy`] speaks in.
+pub use {bytes, http};
+
+pub use budget::Budget;
 pub use buffer::{Buffer, Full};
 pub use capture::Capture;
 pub use codec::{MalformedResponse, decode};

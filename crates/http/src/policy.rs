@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use idempotency_core::{Body, Fingerprint, HaltReason, RequestId, Scope, Secret, StoredResponse};
 use time::OffsetDateTime;
 
@@ -60,6 +60,7 @@ pub struct Policy<R> {
     request_limit: usize,
     read_limit: Duration,
     response_limit: usize,
+    gather_limit: Duration,
     budget: Budget,
     stored_headers: StoredHeaders,
     fate: FateOf,
@@ -67,6 +68,7 @@ pub struct Policy<R> {
     statuses: Vec<(Code, StatusCode)>,
     documentation: Option<String>,
     render: Option<Render>,
+    challenge: Option<HeaderValue>,
 }
 
 type Find<R> = Arc<dyn Fn(&R) -> Option<Scope> + Send + Sync>;
@@ -120,6 +122,7 @@ impl<R> Policy<R> {
             request_limit: 1024 * 1024,
             read_limit: Duration::from_secs(10),
             response_limit: 1024 * 1024,
+            gather_limit: Duration::from_secs(30),
             budget: Budget::new(64 * 1024 * 1024),
             stored_headers: StoredHeaders::default(),
             fate: Arc::new(Fate::of),
@@ -127,6 +130,7 @@ impl<R> Policy<R> {
             statuses: Vec::new(),
             documentation: None,
             render: None,
+            challenge: None,
         }
     }
 
@@ -202,6 +206,15 @@ impl<R> Policy<R> {
         self
     }
 
+    /// How long a response body may take to be gathered, once its handler has answered: 30 s unless said otherwise.
+    /// Past it the client gets what is there and then the rest as it comes, and a retry hears that the response was not
+    /// kept. So a body that stalls is its client's matter again.
+    #[must_use]
+    pub fn gather_limit(mut self, limit: Duration) -> Self {
+        self.gather_limit = limit;
+        self
+    }
+
     /// The bytes that may be buffered in all: 64 MiB a policy, unless policies share one budget.
     #[must_use]
     pub fn budget(mut self, budget: Budget) -> Self {
@@ -252,6 +265,14 @@ impl<R> Policy<R> {
         self
     }
 
+    /// The `WWW-Authenticate` of the answer to a request in which nobody is found, which a 401 must have
+    /// (RFC 9110 §15.5.2). Where an authenticating middleware comes first it answers instead.
+    #[must_use]
+    pub fn challenge(mut self, challenge: HeaderValue) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
     /// Checks that all of it makes sense; adapters call it once, at start.
     ///
     /// # Errors
@@ -270,6 +291,9 @@ impl<R> Policy<R> {
         }
         if self.request_limit == 0 {
             return invalid("a request limit of 0 bytes takes no payload at all".to_owned());
+        }
+        if self.gather_limit.is_zero() {
+            return invalid("a gather limit of nothing keeps no response at all".to_owned());
         }
         if self.read_limit.is_zero() {
             return invalid("a read limit of nothing takes no payload at all".to_owned());
@@ -342,10 +366,16 @@ impl<R> Policy<R> {
         self.read_limit
     }
 
+    /// How long a response may take to be gathered.
+    pub fn response_gather_limit(&self) -> Duration {
+        self.gather_limit
+    }
+
     /// Names the request and hashes its payload, both keyed by the secret.
     ///
     /// Another key, scope, path, method (or host) is another request; another query, content type or body under the
-    /// same key is a mismatch.
+    /// same key is a mismatch. A path counts as it was sent: `/pay` and `/%70ay` are two, whatever the router makes of
+    /// them, so a retry must be spelled like the first try.
     pub fn identify(
         &self,
         admitted: &Admitted,
@@ -354,7 +384,7 @@ impl<R> Policy<R> {
         body: &[u8],
         secret: Option<&Secret>,
     ) -> (RequestId, Fingerprint) {
-        let host = if self.host { head.host.unwrap_or_default() } else { "" };
+        let host = if self.host { host(head.host.unwrap_or_default()) } else { String::new() };
         let parts = [head.method.as_bytes(), host.as_bytes(), head.path.as_bytes(), admitted.key.as_bytes()];
         let id = RequestId::derive(secret, &admitted.scope, parts);
         (id, self.payload.fingerprint(head, request, body, secret))
@@ -383,9 +413,10 @@ impl<R> Policy<R> {
         disposition == Some(Disposition::Stream)
             || status.is_informational()
             || length > self.response_limit as u64
-            || content_type
-                .and_then(|content_type| content_type.get(..event_stream.len()))
-                .is_some_and(|start| start.eq_ignore_ascii_case(event_stream))
+            || disposition != Some(Disposition::Keep)
+                && content_type
+                    .and_then(|content_type| content_type.get(..event_stream.len()))
+                    .is_some_and(|start| start.eq_ignore_ascii_case(event_stream))
     }
 
     /// Gathers a response, of which only the headers that are to be stored.
@@ -396,13 +427,14 @@ impl<R> Policy<R> {
     ) -> Capture {
         let headers: Vec<_> = headers.into_iter().collect();
         let message = codec::Stored::new(status, codec::Field::all(self.stored_headers.select(&headers)));
-        Capture::new(message, Buffer::new(self.response_limit, self.budget.for_response()))
+        let body = Buffer::new(self.response_limit, self.budget.for_response());
+        Capture::new(message, body, self.stored_headers.clone())
     }
 
     /// The stored response as it was, plus `Idempotency-Replayed: true`; or the problem that it was not kept or cannot
     /// be read.
     ///
-    /// Trailers that were stored are in the extensions, as a [`HeaderMap`](http::HeaderMap).
+    /// Trailers that were stored are in the extensions, as a [`HeaderMap`].
     pub fn replay(&self, stored: &StoredResponse, expires_at: Option<OffsetDateTime>) -> Response<Bytes> {
         if *stored.body() == Body::NotKept {
             return self.answer(self.problem(Code::ResponseUnavailable));
@@ -413,6 +445,12 @@ impl<R> Policy<R> {
                 response.headers_mut().insert(replayed, HeaderValue::from_static("true"));
                 if let Some((name, value)) = self.expires(expires_at) {
                     response.headers_mut().insert(name, value);
+                }
+                if let Some(trailers) = response.extensions().get::<HeaderMap>() {
+                    let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+                    if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
+                        response.headers_mut().insert(http::header::TRAILER, names);
+                    }
                 }
                 response
             }
@@ -447,6 +485,9 @@ impl<R> Policy<R> {
         if let Some((_, status)) = self.statuses.iter().rev().find(|(other, _)| *other == code) {
             problem = problem.status(*status);
         }
+        if code == Code::PrincipalMissing {
+            problem = problem.challenge(self.challenge.clone());
+        }
         if let Some(url) = &self.documentation {
             problem = problem.documentation(format!("{url}#{}", code.as_str()));
         }
@@ -462,6 +503,13 @@ impl<R> Policy<R> {
     }
 }
 
+/// The host as it is compared (RFC 3986 §6.2.2.1, §6.2.3): in small letters, without user and default port.
+fn host(authority: &str) -> String {
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = host.strip_suffix(":80").or_else(|| host.strip_suffix(":443")).unwrap_or(host);
+    host.to_ascii_lowercase()
+}
+
 impl<R> Clone for Policy<R> {
     fn clone(&self) -> Self {
         Self {
@@ -475,6 +523,7 @@ impl<R> Clone for Policy<R> {
             request_limit: self.request_limit,
             read_limit: self.read_limit,
             response_limit: self.response_limit,
+            gather_limit: self.gather_limit,
             budget: self.budget.clone(),
             stored_headers: self.stored_headers.clone(),
             fate: self.fate.clone(),
@@ -482,6 +531,7 @@ impl<R> Clone for Policy<R> {
             statuses: self.statuses.clone(),
             documentation: self.documentation.clone(),
             render: self.render.clone(),
+            challenge: self.challenge.clone(),
         }
     }
 }
@@ -507,6 +557,7 @@ impl<R> fmt::Debug for Policy<R> {
             .field("request_limit", &self.request_limit)
             .field("read_limit", &self.read_limit)
             .field("response_limit", &self.response_limit)
+            .field("gather_limit", &self.gather_limit)
             .field("budget", &self.budget)
             .field("stored_headers", &self.stored_headers)
             .field("expires_header", &self.expires_header)

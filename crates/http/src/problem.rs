@@ -186,6 +186,7 @@ pub struct Problem {
     retry_after: Option<Duration>,
     /// The `type`, which is the address of its documentation.
     documentation: Cow<'static, str>,
+    challenge: Option<HeaderValue>,
 }
 
 impl Problem {
@@ -200,6 +201,7 @@ impl Problem {
                 "https://docs.rs/idempotency-http/latest/idempotency_http/enum.Code.html#variant.{code:?}"
             )
             .into(),
+            challenge: None,
         }
     }
 
@@ -217,6 +219,11 @@ impl Problem {
 
     pub(crate) fn detail(mut self, detail: Cow<'static, str>) -> Self {
         self.detail = detail;
+        self
+    }
+
+    pub(crate) fn challenge(mut self, challenge: Option<HeaderValue>) -> Self {
+        self.challenge = challenge;
         self
     }
 
@@ -260,6 +267,9 @@ impl Problem {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(link) = HeaderValue::try_from(format!("<{}>; rel=\"describedby\"", self.documentation)) {
             headers.insert(header::LINK, link);
+        }
+        if let Some(challenge) = &self.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
         }
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, seconds.into());

@@ -17,13 +17,19 @@ pub struct StoredHeaders(Mode);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mode {
-    AllBut(Vec<String>),
+    /// All but these and `Proxy-*`, and these all the same.
+    AllBut {
+        never: Vec<String>,
+        also: Vec<String>,
+    },
     Only(Vec<String>),
 }
 
 const OF_THE_CONNECTION: &[&str] = &[
     "connection",
     "content-length",
+    // Ours, and said anew with each replay.
+    "idempotency-replayed",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -39,7 +45,8 @@ const OF_THE_EXCHANGE: &[&str] =
 
 impl Default for StoredHeaders {
     fn default() -> Self {
-        Self(Mode::AllBut(OF_THE_EXCHANGE.iter().copied().map(str::to_owned).collect()))
+        let never = OF_THE_EXCHANGE.iter().copied().map(str::to_owned).collect();
+        Self(Mode::AllBut { never, also: Vec::new() })
     }
 }
 
@@ -54,7 +61,10 @@ impl StoredHeaders {
     pub fn never(mut self, name: impl Into<String>) -> Self {
         let name = lower(name);
         match &mut self.0 {
-            Mode::AllBut(names) => names.push(name),
+            Mode::AllBut { never, also } => {
+                also.retain(|also| *also != name);
+                never.push(name);
+            }
             Mode::Only(names) => names.retain(|only| *only != name),
         }
         self
@@ -65,7 +75,7 @@ impl StoredHeaders {
     pub fn also(mut self, name: impl Into<String>) -> Self {
         let name = lower(name);
         match &mut self.0 {
-            Mode::AllBut(names) => names.retain(|never| *never != name),
+            Mode::AllBut { also, .. } => also.push(name),
             Mode::Only(names) => names.push(name),
         }
         self
@@ -79,7 +89,9 @@ impl StoredHeaders {
         }
         let proxy = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
         match &self.0 {
-            Mode::AllBut(names) => !proxy && !names.iter().any(|never| is(never)),
+            Mode::AllBut { never, also } => {
+                also.iter().any(|also| is(also)) || !proxy && !never.iter().any(|never| is(never))
+            }
             Mode::Only(names) => names.iter().any(|only| is(only)),
         }
     }
@@ -159,6 +171,8 @@ mod tests {
         );
         let rules = StoredHeaders::only(["etag", "vary"]).never("vary").also("location");
         assert_eq!(stored(&rules, &[("etag", "x"), ("vary", "y"), ("location", "z")]), ["etag", "location"]);
+        let rules = StoredHeaders::default().also("Proxy-Status");
+        assert_eq!(stored(&rules, &[("proxy-status", "x"), ("proxy-x", "y")]), ["proxy-status"]);
         // Those of the connection are never stored.
         assert_eq!(
             stored(&StoredHeaders::default().also("upgrade"), &[("upgrade", "x")]),

@@ -8,7 +8,6 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use idempotency_http::Reservation;
 use pin_project_lite::pin_project;
 
 pin_project! {
@@ -35,6 +34,16 @@ impl Gathered {
             return Some(Frame::data(std::mem::take(&mut self.bytes)));
         }
         self.trailers.take().map(Frame::trailers)
+    }
+
+    /// Trailers come only after a body whose end is not announced (RFC 9112 §7.1.2).
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = SizeHint::new();
+        match self.trailers {
+            None => hint.set_exact(self.bytes.len() as u64),
+            Some(_) => hint.set_lower(self.bytes.len() as u64),
+        }
+        hint
     }
 
     fn is_end(&self) -> bool {
@@ -84,8 +93,7 @@ impl<B: Body> Body for RequestBody<B> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let gathered = || SizeHint::with_exact(self.gathered.bytes.len() as u64);
-        self.untouched.as_ref().map_or_else(gathered, B::size_hint)
+        self.untouched.as_ref().map_or_else(|| self.gathered.size_hint(), B::size_hint)
     }
 }
 
@@ -105,8 +113,6 @@ pin_project! {
     pub struct ResponseBody<B: Body> {
         #[pin]
         inner: Inner<B>,
-        // Given back when the body is gone.
-        reservation: Option<Reservation>,
     }
 }
 
@@ -128,25 +134,24 @@ enum Rest<B: Body> {
 
 impl<B: Body> ResponseBody<B> {
     pub(crate) fn untouched(body: B) -> Self {
-        Self { inner: Inner::Untouched { body }, reservation: None }
+        Self { inner: Inner::Untouched { body } }
     }
 
-    pub(crate) fn gathered(
-        bytes: Bytes,
-        trailers: Option<HeaderMap>,
-        reservation: Option<Reservation>,
-    ) -> Self {
-        Self { inner: Inner::Gathered { gathered: Gathered { bytes, trailers } }, reservation }
+    pub(crate) fn gathered(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { inner: Inner::Gathered { gathered: Gathered { bytes, trailers } } }
     }
 
-    pub(crate) fn flowing(prefix: [Bytes; 2], reservation: Reservation, rest: Pin<Box<B>>) -> Self {
+    pub(crate) fn flowing(prefix: [Bytes; 2], rest: Pin<Box<B>>) -> Self {
+        Self::after(prefix, Rest::Body(rest))
+    }
+
+    pub(crate) fn broken(prefix: Bytes, error: B::Error) -> Self {
+        Self::after([prefix], Rest::Error(error))
+    }
+
+    fn after(prefix: impl IntoIterator<Item = Bytes>, rest: Rest<B>) -> Self {
         let prefix = prefix.into_iter().filter(|bytes| !bytes.is_empty()).collect();
-        Self { inner: Inner::Flowing { prefix, rest: Rest::Body(rest) }, reservation: Some(reservation) }
-    }
-
-    pub(crate) fn broken(prefix: Bytes, reservation: Reservation, error: B::Error) -> Self {
-        let inner = Inner::Flowing { prefix: [prefix].into(), rest: Rest::Error(error) };
-        Self { inner, reservation: Some(reservation) }
+        Self { inner: Inner::Flowing { prefix, rest } }
     }
 }
 
@@ -195,7 +200,7 @@ impl<B: Body> Body for ResponseBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Untouched { body } => body.size_hint(),
-            Inner::Gathered { gathered } => SizeHint::with_exact(gathered.bytes.len() as u64),
+            Inner::Gathered { gathered } => gathered.size_hint(),
             Inner::Flowing { prefix, rest } => {
                 let gathered: u64 = prefix.iter().map(|bytes| bytes.len() as u64).sum();
                 let rest = match rest {

@@ -6,7 +6,7 @@ use bytes::Buf;
 use http::{header, request::Parts};
 use http_body::Body;
 use idempotency_core::{Fingerprint, RequestId, Secret};
-use idempotency_http::{Admission, Admitted, Code, Problem, RequestHead, Reservation};
+use idempotency_http::{Admission, Admitted, Code, Problem, RequestHead};
 use tokio::time::timeout;
 
 use crate::{Policy, RequestBody};
@@ -45,6 +45,10 @@ fn head(parts: &Parts) -> RequestHead<'_> {
     }
 }
 
+/// Marks a request that is tracked already: an inner layer lets it pass, or it would find the claim of the outer one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IsTracked;
+
 /// A nested router sees what is left of the path; the router that nests it leaves the whole.
 fn whole_path(parts: &Parts) -> &str {
     #[cfg(feature = "axum")]
@@ -55,10 +59,7 @@ fn whole_path(parts: &Parts) -> &str {
 }
 
 /// The payload within its limits of bytes and time; nothing was asked of the store before.
-pub(crate) async fn read<B: Body>(
-    policy: &Policy,
-    body: B,
-) -> Result<(RequestBody<B>, Reservation), Problem> {
+pub(crate) async fn read<B: Body>(policy: &Policy, body: B) -> Result<RequestBody<B>, Problem> {
     let gather = async {
         let mut body = pin!(body);
         let (mut buffer, mut trailers) = (policy.buffer_request(), None);
@@ -73,8 +74,7 @@ pub(crate) async fn read<B: Body>(
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
-        let (bytes, reservation) = buffer.finish();
-        Ok((RequestBody::gathered(bytes, trailers), reservation))
+        Ok(RequestBody::gathered(buffer.finish(), trailers))
     };
     match timeout(policy.payload_read_limit(), gather).await {
         Ok(read) => read,

@@ -1,21 +1,32 @@
 //! What is stored of a response, and what is answered in place of one.
 
-use std::{error::Error as _, future::poll_fn, time::Duration};
+use std::{
+    error::Error as _,
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Response, header, response::Parts};
-use http_body::{Body, Frame};
+use http_body::Body;
 use idempotency_http::{Code, Disposition, Fate};
 use idempotency_tracker::{Error, ErrorKind, Once, Outcome};
+use tokio::time::sleep;
 
 use crate::{Policy, ResponseBody};
+
+const REPLAYED: &str = "idempotency-replayed";
 
 /// Judges the response of a handler and gathers it, to be stored before its first byte leaves.
 pub(crate) async fn gather<B: Body, E>(
     policy: &Policy,
     response: Response<B>,
 ) -> (Outcome<()>, Result<Response<ResponseBody<B>>, E>) {
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    // Ours to say, and not true of a first response.
+    parts.headers.remove(REPLAYED);
     let (outcome, body) = gather_body(policy, &parts, body).await;
     (outcome, Ok(Response::from_parts(parts, body)))
 }
@@ -31,43 +42,60 @@ async fn gather_body<B: Body>(policy: &Policy, parts: &Parts, body: B) -> (Outco
     let mut capture = policy.capture(parts.status.as_u16(), headers);
     let content_type = parts.headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes());
     if policy.streams(parts.status, content_type, body.size_hint().lower(), disposition) {
-        let (marker, _, _) = capture.overflow();
-        return (Outcome::Done(marker), ResponseBody::untouched(body));
+        return (Outcome::Done(capture.overflow().0), ResponseBody::untouched(body));
     }
     let (mut body, mut trailers) = (Box::pin(body), None);
-    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        match frame.map(Frame::into_data) {
-            Ok(Ok(mut data)) => {
-                let data = data.copy_to_bytes(data.remaining());
-                if capture.push(&data).is_err() {
-                    let (marker, prefix, reservation) = capture.overflow();
-                    return (Outcome::Done(marker), ResponseBody::flowing([prefix, data], reservation, body));
+    let mut give_up = pin!(sleep(policy.response_gather_limit()));
+    loop {
+        let frame = poll_fn(|cx| match body.as_mut().poll_frame(cx) {
+            Poll::Pending => give_up.as_mut().poll(cx).map(|()| None),
+            Poll::Ready(frame) => Poll::Ready(Some(frame)),
+        });
+        let too_much = match frame.await {
+            // It stalls.
+            None => Bytes::new(),
+            Some(None) => break,
+            Some(Some(Ok(frame))) => match frame.into_data() {
+                Ok(mut data) => {
+                    let data = data.copy_to_bytes(data.remaining());
+                    if capture.push(&data).is_ok() {
+                        continue;
+                    }
+                    data
                 }
-            }
-            Ok(Err(frame)) => trailers = frame.into_trailers().ok(),
-            Err(error) => {
+                Err(frame) => {
+                    trailers = frame.into_trailers().ok();
+                    continue;
+                }
+            },
+            Some(Some(Err(error))) => {
                 // Whatever was done, its response will never be whole. The client sees it break off.
-                let (_, prefix, reservation) = capture.overflow();
-                return (Outcome::Unknown(()), ResponseBody::broken(prefix, reservation, error));
+                let (_, prefix) = capture.overflow();
+                return (Outcome::Unknown(()), ResponseBody::broken(prefix, error));
             }
-        }
+        };
+        let (marker, prefix) = capture.overflow();
+        return (Outcome::Done(marker), ResponseBody::flowing([prefix, too_much], body));
     }
     if let Some(trailers) = &trailers {
         capture.trailers(trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
     }
-    let (stored, (bytes, reservation)) = capture.finish();
-    (Outcome::Done(stored), ResponseBody::gathered(bytes, trailers, Some(reservation)))
+    let (stored, bytes) = capture.finish();
+    (Outcome::Done(stored), ResponseBody::gathered(bytes, trailers))
 }
 
 /// A response of the policy: a replay, or a problem.
 pub(crate) fn from_bytes<B: Body>(response: Response<Bytes>) -> Response<ResponseBody<B>> {
     let (mut parts, bytes) = response.into_parts();
     let trailers = parts.extensions.remove::<HeaderMap>();
-    Response::from_parts(parts, ResponseBody::gathered(bytes, trailers, None))
+    Response::from_parts(parts, ResponseBody::gathered(bytes, trailers))
 }
 
 /// What is answered where there is neither a response nor a replay.
-pub(crate) fn refusal<B: Body>(policy: &Policy, once: &Result<Once<()>, Error>) -> Response<ResponseBody<B>> {
+pub(crate) fn in_place_of<B: Body>(
+    policy: &Policy,
+    once: &Result<Once<()>, Error>,
+) -> Response<ResponseBody<B>> {
     let problem = match once {
         Ok(Once::Processing { retry_after, .. }) => {
             policy.problem(Code::InProgress).retry_after(*retry_after)

@@ -11,11 +11,18 @@ use idempotency_tracker::{Once, Outcome, Track};
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use crate::{RequestBody, ResponseBody, ResponseFuture, layer::Shared, request, response};
+use crate::{
+    RequestBody, ResponseBody, ResponseFuture,
+    layer::Shared,
+    request::{self, IsTracked},
+    response,
+};
 
 /// Does the work of a request once, however often it is sent. Made by [`IdempotencyLayer`](crate::IdempotencyLayer).
 ///
-/// Requests whose method is not tracked pass to the inner service as they are: nothing is boxed, buffered or asked.
+/// Requests whose method is not tracked pass to the inner service as they are: nothing is boxed, buffered or asked. So do
+/// those that an outer one tracks already. The inner service is called in a task of its own, without the task-locals of
+/// whoever called this one. The runtime needs its timers.
 #[derive(Debug, Clone)]
 pub struct Idempotency<S> {
     inner: S,
@@ -49,6 +56,9 @@ where
         if !self.shared.policy.tracks(request.method().as_str()) {
             return ResponseFuture::untracked(self.inner.call(request.map(RequestBody::untouched)));
         }
+        if request.extensions().get::<IsTracked>().is_some() {
+            return ResponseFuture::untracked(self.inner.call(request.map(RequestBody::untouched)));
+        }
         let (parts, body) = request.into_parts();
         match request::admit(&self.shared.policy, &parts) {
             Admission::Untracked => {
@@ -75,7 +85,7 @@ type Answer<B, E> = Result<Response<ResponseBody<B>>, E>;
 async fn track<S, ReqBody, ResBody>(
     shared: Arc<Shared>,
     mut ready: S,
-    parts: Parts,
+    mut parts: Parts,
     body: ReqBody,
     admitted: Admitted,
 ) -> Answer<ResBody, S::Error>
@@ -88,18 +98,18 @@ where
     ResBody::Error: Send,
 {
     let Shared { tracker, policy } = &*shared;
-    let (payload, reservation) = match request::read(policy, body).await {
+    let payload = match request::read(policy, body).await {
         Ok(payload) => payload,
         Err(problem) => return Ok(response::from_bytes(policy.answer(problem))),
     };
     let (id, fingerprint) = request::identify(policy, &admitted, &parts, &payload, tracker.secret());
+    parts.extensions.insert(IsTracked);
 
     // What is stored comes back from `once`; the answer itself, with all that is not stored, comes this way.
     let (send, answered) = oneshot::channel();
     let shared_with_work = shared.clone();
     let work = move |_| async move {
         let answer = ready.call(Request::from_parts(parts, payload)).await;
-        drop(reservation);
         let (outcome, answer) = match answer {
             Ok(response) => response::gather(&shared_with_work.policy, response).await,
             // A service that fails says nothing of what it did before.
@@ -116,11 +126,13 @@ where
         }
         Ok(Once::Done { expires_at, .. }) => *expires_at,
         Ok(Once::NotDone(()) | Once::Unknown(())) => None,
-        refused => return Ok(response::refusal(policy, refused)),
+        unanswered => return Ok(response::in_place_of(policy, unanswered)),
     };
-    let Ok(answer) = answered.await else { return Ok(response::refusal(policy, &once)) };
+    let Ok(answer) = answered.await else { return Ok(response::in_place_of(policy, &once)) };
     answer.map(|mut response| {
-        response.headers_mut().extend(policy.expires(expires_at));
+        if let Some((name, value)) = policy.expires(expires_at) {
+            response.headers_mut().insert(name, value);
+        }
         response
     })
 }

@@ -26,12 +26,13 @@ fn identified(policy: &Plain, head: &RequestHead<'_>, body: &[u8]) -> (RequestId
 
 #[test]
 fn a_policy_that_makes_no_sense_is_refused_with_its_reason() {
-    let wrong: [(Plain, &str); 10] = [
+    let wrong: [(Plain, &str); 11] = [
         (policy().methods([]), "no method"),
         (policy().methods([Method::POST, Method::TRACE]), "TRACE is a safe method"),
         (policy().methods([Method::CONNECT]), "CONNECT"),
         (policy().request_limit(0), "request limit"),
         (policy().read_limit(Duration::ZERO), "read limit"),
+        (policy().gather_limit(Duration::ZERO), "gather limit"),
         (policy().request_limit(100 * 1024 * 1024), "the budget has room"),
         (policy().response_limit(usize::MAX), "the budget has room"),
         (policy().key_rule(KeyRule::MinLen(256)), "no key has 256"),
@@ -82,6 +83,10 @@ fn what_makes_a_request_another_one_and_what_makes_it_a_mismatch() {
 
     let by_host = |host| identified(&policy().by_host(), &RequestHead { host, ..head(keys) }, b"body").0;
     assert_ne!(by_host(Some("a.example")), by_host(Some("b.example")));
+    assert_ne!(by_host(Some("a.example")), by_host(Some("a.example:8080")));
+    for same in ["A.Example", "a.example:80", "a.example:443", "user:pass@a.example"] {
+        assert_eq!(by_host(Some("a.example")), by_host(Some(same)), "{same}");
+    }
 }
 
 #[test]
@@ -115,6 +120,8 @@ fn what_is_never_gathered_is_stored_as_a_marker() {
     assert!(!streams(200, "application/json", 1024 * 1024, None));
     assert!(streams(200, "application/json", 1024 * 1024 + 1, None));
     assert!(streams(200, "TEXT/event-stream;charset=utf-8", 0, None));
+    // Unless the handler says that it has an end.
+    assert!(!streams(200, "text/event-stream", 0, Some(Disposition::Keep)));
     assert!(streams(200, "application/json", 0, Some(Disposition::Stream)));
     // A connection that is handed over has no response that could be stored.
     assert!(streams(101, "application/json", 0, None));
@@ -128,6 +135,26 @@ fn a_response_that_was_not_kept_or_cannot_be_read_is_a_problem() {
     let malformed = policy().replay(&StoredResponse::new("rubbish"), None);
     assert_eq!(malformed.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(malformed.headers()["retry-after"], "60");
+}
+
+#[test]
+fn a_request_of_nobody_is_challenged() {
+    let policy: Plain = Policy::scoped_by(|()| None).challenge(HeaderValue::from_static("Bearer"));
+    let Admission::Refused(problem) = policy.admit(&head(&[b"k"]), &()) else { panic!() };
+    assert_eq!(policy.answer(problem).headers()["www-authenticate"], "Bearer");
+    assert_eq!(policy.answer(policy.problem(Code::KeyMissing)).headers().get("www-authenticate"), None);
+}
+
+#[test]
+fn trailers_come_back_and_are_announced() {
+    let policy = policy();
+    let mut capture = policy.capture(200, []);
+    capture.push(b"body").unwrap();
+    capture.trailers([("x-sum", &b"42"[..]), ("set-cookie", b"a=1")]);
+    let replay = policy.replay(&capture.finish().0, None);
+    assert_eq!(replay.headers()["trailer"], "x-sum");
+    assert_eq!(replay.extensions().get::<HeaderMap>().unwrap()["x-sum"], "42");
+    assert_eq!(replay.body(), "body");
 }
 
 #[test]
