@@ -75,7 +75,9 @@ mod transform;
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
-pub use idempotency_http::{Budget, Code, Disposition, Fate, InvalidPolicy, KeyRule, Problem, StoredHeaders};
+pub use idempotency_http::{
+    Budget, Code, Disposition, Fate, InvalidPolicy, KeyRule, Problem, StoredHeaders, bytes, http,
+};
 pub use middleware::IdempotencyMiddleware;
 pub use transform::Idempotency;
 

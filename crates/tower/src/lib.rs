@@ -54,7 +54,9 @@ mod service;
 
 pub use body::{RequestBody, ResponseBody};
 pub use future::ResponseFuture;
-pub use idempotency_http::{Budget, Code, Disposition, Fate, InvalidPolicy, KeyRule, Problem, StoredHeaders};
+pub use idempotency_http::{
+    Budget, Code, Disposition, Fate, InvalidPolicy, KeyRule, Problem, StoredHeaders, bytes, http,
+};
 pub use layer::IdempotencyLayer;
 pub use service::Idempotency;
 
