@@ -8,6 +8,7 @@ mod parity_store;
 mod parity_tracker;
 
 mod examples;
+mod kill;
 mod over_http;
 mod payments;
 mod readme;

@@ -134,6 +134,40 @@ impl Reply {
     }
 }
 
+/// Speaks to one address.
+pub(crate) struct Client {
+    agent: Agent,
+    address: String,
+}
+
+impl Client {
+    /// `None` if there was no whole answer.
+    pub(crate) fn try_post(&self, key: &str, body: &str) -> Option<Reply> {
+        self.try_post_with(&[("idempotency-key", key)], body)
+    }
+
+    fn try_post_with(&self, headers: &[(&str, &str)], body: &str) -> Option<Reply> {
+        let url = format!("http://{}/payments", self.address);
+        let mut request = self.agent.post(url).content_type("application/json");
+        for (name, value) in headers {
+            request.headers_mut().unwrap().append(
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        let mut response = request.send(body).ok()?;
+        let header =
+            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        Some(Reply {
+            status: response.status().as_u16(),
+            replayed: header("idempotency-replayed").as_deref() == Some("true"),
+            location: header("location"),
+            retry_after: header("retry-after").map(|seconds| seconds.parse().unwrap()),
+            body: response.body_mut().read_to_string().ok()?,
+        })
+    }
+}
+
 impl Payments {
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::client_of(Running::start("payments", args))
@@ -165,24 +199,12 @@ impl Payments {
     }
 
     pub(crate) fn post_with(&self, headers: &[(&str, &str)], body: &str) -> Reply {
-        let mut request =
-            self.agent.post(format!("http://{}/payments", self.address)).content_type("application/json");
-        for (name, value) in headers {
-            request.headers_mut().unwrap().append(
-                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
-            );
-        }
-        let mut response = request.send(body).expect("an answer");
-        let header =
-            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        Reply {
-            status: response.status().as_u16(),
-            replayed: header("idempotency-replayed").as_deref() == Some("true"),
-            location: header("location"),
-            retry_after: header("retry-after").map(|seconds| seconds.parse().unwrap()),
-            body: response.body_mut().read_to_string().unwrap(),
-        }
+        self.client().try_post_with(headers, body).expect("an answer")
+    }
+
+    /// A client that lives on when the server is gone.
+    pub(crate) fn client(&self) -> Client {
+        Client { agent: self.agent.clone(), address: self.address.clone() }
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {

@@ -1,8 +1,8 @@
 use time::OffsetDateTime;
 
 use crate::{
-    Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, Setup, Store, StoreError, Update,
-    Updated,
+    Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, Setup, Store, StoreError,
+    StoreErrorKind, Update, Updated,
 };
 
 /// One call of the [`Store`] trait as data: what travels to a backend, alone or in a batch.
@@ -72,6 +72,46 @@ pub enum StoreReply {
     Page(Page),
     /// To `Restore`.
     Restored(Restored),
+}
+
+macro_rules! only {
+    ($($name:ident: $kind:ident, $answer:ty;)+) => {
+        /// What was asked for, or the error that something else was answered. For those who turn replies into results.
+        ///
+        /// ```
+        /// use idempotency_core::StoreReply;
+        ///
+        /// assert_eq!(StoreReply::Found(None).found().unwrap(), None);
+        /// assert!(StoreReply::Done.found().is_err());
+        /// ```
+        impl StoreReply {
+            $(
+                #[doc = concat!("The answer in `", stringify!($kind), "`.")]
+                ///
+                /// # Errors
+                ///
+                /// If it is another one.
+                pub fn $name(self) -> Result<$answer, StoreError> {
+                    match self {
+                        Self::$kind(answer) => Ok(answer),
+                        _ => Err(StoreError::new(
+                            StoreErrorKind::Other,
+                            "the store did not answer what it was asked",
+                        )),
+                    }
+                }
+            )+
+        }
+    };
+}
+
+only! {
+    found: Found, Option<Record>;
+    inserted: Inserted, Inserted;
+    updated: Updated, Updated;
+    pruned: Pruned, Pruned;
+    page: Page, Page;
+    restored: Restored, Restored;
 }
 
 impl StoreCommand {

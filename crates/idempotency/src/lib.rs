@@ -81,5 +81,5 @@ pub mod store {
         Capabilities, Change, Claim, Cursor, Inserted, Page, Pruned, Record, Restored, SecretCheck, Setup,
         Store, StoreCommand, StoreError, StoreErrorKind, StoreReply, Transition, Update, Updated, Write,
     };
-    pub use idempotency_tracker::{StoreBatch, StoreReplies};
+    pub use idempotency_tracker::{ActorStore, StoreBatch, StoreReplies};
 }

@@ -122,16 +122,6 @@ impl RedbStore {
     }
 }
 
-/// The one kind of reply that a command has.
-macro_rules! expect {
-    ($reply:expr, $kind:ident) => {
-        match $reply {
-            StoreReply::$kind(answer) => Ok(answer),
-            other => unreachable!("a command was answered with {other:?}"),
-        }
-    };
-}
-
 #[async_trait]
 impl Store for RedbStore {
     async fn setup(&self, setup: &Setup) -> Result<(), StoreError> {
@@ -139,19 +129,19 @@ impl Store for RedbStore {
     }
 
     async fn lookup(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
-        expect!(self.read(What::Lookup { id: *id, now }).await.map_err(|_| closed())??, Found)
+        self.read(What::Lookup { id: *id, now }).await.map_err(|_| closed())??.found()
     }
 
     async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
-        expect!(self.one(StoreCommand::Insert(claim.clone()), now).await?, Inserted)
+        self.one(StoreCommand::Insert(claim.clone()), now).await?.inserted()
     }
 
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
-        expect!(self.one(StoreCommand::Update(update.clone()), now).await?, Updated)
+        self.one(StoreCommand::Update(update.clone()), now).await?.updated()
     }
 
     async fn prune(&self, now: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {
-        expect!(self.one(StoreCommand::Prune { limit }, now).await?, Pruned)
+        self.one(StoreCommand::Prune { limit }, now).await?.pruned()
     }
 
     /// What reads goes to the reader; all the rest is one job of the writer.
@@ -182,7 +172,7 @@ impl Store for RedbStore {
     }
 
     async fn scan(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        expect!(self.read(What::Scan { cursor, limit }).await.map_err(|_| closed())??, Page)
+        self.read(What::Scan { cursor, limit }).await.map_err(|_| closed())??.page()
     }
 
     async fn restore(
@@ -191,7 +181,7 @@ impl Store for RedbStore {
         record: &Record,
         now: OffsetDateTime,
     ) -> Result<Restored, StoreError> {
-        expect!(self.one(StoreCommand::Restore { id: *id, record: record.clone() }, now).await?, Restored)
+        self.one(StoreCommand::Restore { id: *id, record: record.clone() }, now).await?.restored()
     }
 
     async fn retire(&self, to: &str) -> Result<(), StoreError> {

@@ -49,6 +49,7 @@ mod permit;
 mod inbox;
 mod request_tracker;
 
+mod actor_store;
 mod backend;
 mod gate;
 mod store_actor;
@@ -68,6 +69,7 @@ pub use track::{Track, Tracked};
 pub use lease::Lease;
 pub use permit::{Permit, Settling};
 
+pub use actor_store::ActorStore;
 pub use request_tracker::RequestTracker;
 pub use store_actor::{StoreBatch, StoreReplies};
 

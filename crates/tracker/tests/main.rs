@@ -2,6 +2,7 @@
 
 mod support;
 
+mod actor_store;
 mod admission;
 mod backend;
 mod dying_callers;
