@@ -30,6 +30,29 @@ const BODY_KEPT: u8 = 1;
 ///
 /// [`FrameError::BodyTooLarge`].
 pub fn encode(record: &Record) -> Result<Vec<u8>, FrameError> {
+    let mut frame = Vec::new();
+    encode_to(record, &mut frame)?;
+    Ok(frame)
+}
+
+/// Writes a record behind what is there already.
+///
+/// ```
+/// # use idempotency_core::{Fingerprint, HaltReason, Meta, Owner, Record, State};
+/// # use time::OffsetDateTime;
+/// # let now = OffsetDateTime::UNIX_EPOCH;
+/// # let fingerprint = Fingerprint::derive(None, []);
+/// # let state = State::Halted(HaltReason::Panicked);
+/// # let record = Record::new(Owner::from_u128(1), fingerprint, now, now, Meta::default(), state);
+/// let mut value = b"before".to_vec();
+/// idempotency_frame::encode_to(&record, &mut value).unwrap();
+/// assert_eq!(idempotency_frame::decode(value.split_off(6)).unwrap(), record);
+/// ```
+///
+/// # Errors
+///
+/// [`FrameError::BodyTooLarge`]; then nothing was written.
+pub fn encode_to(record: &Record, frame: &mut Vec<u8>) -> Result<(), FrameError> {
     let body = match &record.state {
         State::Completed(response) => response.body(),
         State::Processing { .. } | State::Halted(_) => &Body::NotKept,
@@ -41,7 +64,8 @@ pub fn encode(record: &Record) -> Result<Vec<u8>, FrameError> {
     let body_len = u32::try_from(body.len()).map_err(|_| FrameError::BodyTooLarge)?;
     // Well below 64 KiB: 1 KiB of meta is the only part that is not fixed.
     let metadata = metadata::write(record);
-    let mut frame = Vec::with_capacity(HEAD + metadata.len() + body.len() + CHECKSUM);
+    let start = frame.len();
+    frame.reserve(HEAD + metadata.len() + body.len() + CHECKSUM);
     frame.put_slice(MAGIC);
     frame.put_u8(VERSION);
     frame.put_u8(flags);
@@ -49,8 +73,8 @@ pub fn encode(record: &Record) -> Result<Vec<u8>, FrameError> {
     frame.put_u32_le(body_len);
     frame.put_slice(&metadata);
     frame.put_slice(body);
-    frame.put_u32_le(crc32c::crc32c(&frame));
-    Ok(frame)
+    frame.put_u32_le(crc32c::crc32c(&frame[start..]));
+    Ok(())
 }
 
 /// Reads a record. Its body is a slice of the bytes, not a copy.

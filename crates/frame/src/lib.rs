@@ -38,7 +38,7 @@ mod layout;
 mod metadata;
 
 pub use error::FrameError;
-pub use layout::{VERSION, decode, encode};
+pub use layout::{VERSION, decode, encode, encode_to};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! Group commit, beside bare redb at its best batch size for the same number of callers, in one run.
+//! Group commit, beside bare redb at its best batch size for the same number of callers, in one run. Both look before
+//! they write: a claim must know whether there is one, and a put whose it is.
 //!
 //! `cargo bench -p idempotency-store-redb --bench commit [-- --quick]`. Fails below the bound.
 
@@ -15,14 +16,15 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use idempotency_core::{
-    Change, Claim, Clock, Fingerprint, Inserted, Owner, RequestId, Store, SystemClock, Update, Updated,
+    Change, Claim, Clock, Fingerprint, Inserted, Owner, RequestId, Store, StoredResponse, SystemClock,
+    Update, Updated,
 };
 use idempotency_store_redb::RedbStore;
-use redb::{Database, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition};
 
 const BODY: usize = 1024;
 const CALLERS: [usize; 3] = [8, 64, 512];
@@ -30,13 +32,15 @@ const CALLERS: [usize; 3] = [8, 64, 512];
 const BOUND: f64 = 0.8;
 
 struct Load {
-    seconds: f64,
+    /// How many claims and puts each makes. By number and not by time, so that both end with as large a file: the larger
+    /// it is the more pages a commit touches.
+    cycles: u64,
     runs: usize,
 }
 
 fn main() -> ExitCode {
     let quick = std::env::args().any(|arg| arg == "--quick");
-    let load = if quick { Load { seconds: 1.0, runs: 1 } } else { Load { seconds: 3.0, runs: 5 } };
+    let load = if quick { Load { cycles: 20_000, runs: 1 } } else { Load { cycles: 60_000, runs: 5 } };
     let bound = if quick { BOUND / 3.0 } else { BOUND };
     let mut met = true;
     println!("claim + put with {BODY} bytes, cycles a second; medians of {} interleaved runs", load.runs);
@@ -85,28 +89,32 @@ fn id(number: u64) -> RequestId {
 
 fn store(folder: &Path, callers: usize, load: &Load) -> Measured {
     let store = Arc::new(RedbStore::open(folder.join("store.redb")).expect("a store"));
-    let (next, cycles) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let next = Arc::new(AtomicU64::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let since = Instant::now();
-    let until = since + Duration::from_secs_f64(load.seconds);
+    let (since, of_all) = (Instant::now(), load.cycles);
     runtime.block_on(async {
         let tasks: Vec<_> = (0..callers)
             .map(|_| {
-                let (store, next, cycles) = (store.clone(), next.clone(), cycles.clone());
+                // Made once: what a response costs its maker is not the store's.
+                let response = StoredResponse::new(vec![7; BODY]);
+                let fingerprint = Fingerprint::derive(None, []);
+                let (store, next) = (store.clone(), next.clone());
                 tokio::spawn(async move {
                     let clock = SystemClock::new();
-                    while Instant::now() < until {
+                    loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= of_all {
+                            return;
+                        }
                         let (id, owner) = (id(number), Owner::from_u128(number.into()));
-                        let claim = Claim::new(id, owner, Fingerprint::derive(None, []));
+                        let claim = Claim::new(id, owner, fingerprint);
                         let claimed = store.insert(&claim, clock.now()).await;
                         assert!(matches!(claimed, Ok(Inserted::Claimed)));
                         let retention = claim.retention;
-                        let change = Change::Complete { response: vec![7; BODY].into(), retention };
+                        let change = Change::Complete { response: response.clone(), retention };
                         let stored = store.update(&Update::new(id, owner, change), clock.now()).await;
                         assert!(matches!(stored, Ok(Updated::Applied)));
-                        cycles.fetch_add(1, Ordering::Relaxed);
                     }
                 })
             })
@@ -118,7 +126,7 @@ fn store(folder: &Path, callers: usize, load: &Load) -> Measured {
     let took = since.elapsed().as_secs_f64();
     let (commits, commands) = store.commits();
     Measured {
-        cycles: cycles.load(Ordering::Relaxed) as f64 / took,
+        cycles: load.cycles as f64 / took,
         commits: commits as f64 / took,
         batch: commands as f64 / commits as f64,
     }
@@ -127,19 +135,19 @@ fn store(folder: &Path, callers: usize, load: &Load) -> Measured {
 /// The best batch size of those that so many callers can fill, and what it reaches.
 fn bare_at_its_best(folder: &Path, callers: usize, load: &Load) -> (usize, f64) {
     let sizes = [callers / 4, callers / 2, callers].map(|size| size.max(1));
-    let tried =
-        sizes.map(|size| (size, bare(&folder.join(format!("bare-{size}.redb")), size, load.seconds / 3.0)));
+    let tried = sizes.map(|size| (size, bare(&folder.join(format!("bare-{size}.redb")), size, load.cycles)));
     tried.into_iter().max_by(|one, other| one.1.total_cmp(&other.1)).expect("three sizes")
 }
 
-/// What the store writes, and nothing else: a row and an index entry a claim, the row again a put.
-fn bare(path: &Path, size: usize, seconds: f64) -> f64 {
+/// What any store on redb has to do, and nothing else: look for the row, then write it and its index entry (a claim); look
+/// for the row, then write it again (a put).
+fn bare(path: &Path, size: usize, of_all: u64) -> f64 {
     const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
     const EXPIRY: TableDefinition<&[u8; 44], ()> = TableDefinition::new("expiry");
     let database = Database::builder().set_cache_size(64 * 1024 * 1024).create(path).expect("a database");
     let (claim, put) = (vec![1; 130], vec![7; BODY + 150]);
     let (mut cycles, since) = (0, Instant::now());
-    while since.elapsed().as_secs_f64() < seconds {
+    while cycles < of_all {
         for value in [&claim, &put] {
             let txn = database.begin_write().expect("a transaction");
             {
@@ -147,6 +155,8 @@ fn bare(path: &Path, size: usize, seconds: f64) -> f64 {
                 let mut expiry = txn.open_table(EXPIRY).expect("a table");
                 for number in cycles..cycles + size as u64 {
                     let id = id(number);
+                    let found = records.get(id.as_bytes()).expect("a lookup").is_some();
+                    assert_eq!(found, value.len() > BODY);
                     records.insert(id.as_bytes(), &value[..]).expect("a row");
                     if value.len() < BODY {
                         let mut key = [0; 44];

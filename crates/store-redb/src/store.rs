@@ -102,6 +102,7 @@ impl RedbStore {
     ) -> oneshot::Receiver<Vec<Result<StoreReply, StoreError>>> {
         let (reply, replies) = oneshot::channel();
         if let Some(threads) = &*self.threads() {
+            self.counts.queued.fetch_add(commands.len(), Ordering::Relaxed);
             // If the thread is gone the reply goes with the job, which tells whoever waits.
             let _ = threads.jobs.send(Job { commands, now, reply });
         }

@@ -38,6 +38,8 @@ pub(crate) struct Tables<'txn> {
     /// Whether anything was written, and whether it must be on the disk before it is acknowledged.
     pub(crate) wrote: bool,
     pub(crate) must_sync: bool,
+    /// The value that is being written; one buffer for all of a transaction.
+    value: Vec<u8>,
 }
 
 /// What one command came to; the outer error is one of the transaction.
@@ -62,6 +64,7 @@ impl<'txn> Tables<'txn> {
             meta: txn.open_table(META)?,
             wrote: false,
             must_sync: false,
+            value: Vec::new(),
         })
     }
 
@@ -164,23 +167,23 @@ impl<'txn> Tables<'txn> {
         match write {
             Write::Keep => return Ok(Ok(())),
             Write::Put(record) => {
-                let frame = own!(idempotency_frame::encode(&record));
                 let expires_at = instant(record.expires_at);
                 // Looked at no later than it expires. What is noted may be earlier: a renewal then moves nothing, and
                 // neither does a settle, which is most of what happens.
                 let noted = stored.map(|stored| stored.noted).filter(|noted| *noted <= expires_at);
                 let look_at = noted.unwrap_or_else(|| instant(earliest_expiry(&record)));
+                self.value.clear();
+                self.value.extend_from_slice(&look_at);
+                self.value.extend_from_slice(&expires_at);
+                // Before anything is written, for it may fail.
+                own!(idempotency_frame::encode_to(&record, &mut self.value));
                 if noted.is_none() {
                     if let Some(stored) = stored {
                         self.expiry.remove(&key(&stored.noted, id))?;
                     }
                     self.expiry.insert(&key(&look_at, id), ())?;
                 }
-                let mut value = Vec::with_capacity(PREFIX + frame.len());
-                value.extend_from_slice(&look_at);
-                value.extend_from_slice(&expires_at);
-                value.extend_from_slice(&frame);
-                self.records.insert(id.as_bytes(), &value[..])?;
+                self.records.insert(id.as_bytes(), &self.value[..])?;
             }
             Write::Delete => {
                 if let Some(stored) = stored {

@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -24,6 +24,9 @@ use crate::{
 /// How many commands go into one transaction at most, so that the first of them need not wait for ever.
 const GROUP: usize = 1024;
 
+/// The part of the time of the last commit that is waited for those who were just answered: one in so many.
+const LINGER: u32 = 16;
+
 /// How long what needs no `fsync` may wait for one that comes along.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 
@@ -36,9 +39,11 @@ pub(crate) struct Job {
     pub(crate) reply: oneshot::Sender<Replies>,
 }
 
-/// How much was put into how many commits.
+/// How much was put into how many commits, and how much waits.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    /// Commands that were sent to the writer and not taken by it yet.
+    pub(crate) queued: AtomicUsize,
     pub(crate) commits: AtomicU64,
     pub(crate) commands: AtomicU64,
 }
@@ -51,11 +56,14 @@ pub(crate) struct Writer {
     unsynced: bool,
     /// The disk failed; when it may be opened anew.
     broken: Option<Instant>,
+    /// How many commands may be expected to come together, and how long to wait for them.
+    expected: usize,
+    linger: Duration,
 }
 
 impl Writer {
     pub(crate) fn new(disk: Arc<Disk>, jobs: Receiver<Job>, counts: Arc<Counts>) -> Self {
-        Self { disk, jobs, counts, unsynced: false, broken: None }
+        Self { disk, jobs, counts, unsynced: false, broken: None, expected: 0, linger: Duration::ZERO }
     }
 
     /// Until the last handle is gone.
@@ -82,13 +90,24 @@ impl Writer {
         }
     }
 
+    /// Whoever was just answered is likely to ask again at once. Without waiting for them two halves of the callers would
+    /// take turns, each with a commit of its own; so they are waited for, for a fraction of what the last commit took.
     fn gather(&self, first: Job) -> Vec<Job> {
-        let mut size = first.commands.len();
+        let taken = |job: &Job| {
+            self.counts.queued.fetch_sub(job.commands.len(), Ordering::Relaxed);
+            job.commands.len()
+        };
+        let mut size = taken(&first);
         let mut group = vec![first];
-        while size < GROUP
-            && let Ok(job) = self.jobs.try_recv()
-        {
-            size += job.commands.len();
+        let until = now() + self.linger;
+        while size < GROUP {
+            let next = match self.jobs.try_recv() {
+                Ok(job) => Some(job),
+                Err(_) if size >= self.expected => None,
+                Err(_) => self.jobs.recv_timeout(until.saturating_duration_since(now())).ok(),
+            };
+            let Some(job) = next else { break };
+            size += taken(&job);
             group.push(job);
         }
         group
@@ -99,17 +118,21 @@ impl Writer {
         if let Err(error) = self.mend() {
             return refuse(group, &error);
         }
+        let began = now();
         let done = catch_unwind(AssertUnwindSafe(|| self.transact(&group)));
+        self.linger = began.elapsed() / LINGER;
         match done.unwrap_or(Err((Failure::Panicked, true))) {
             Ok(replies) => {
+                let answered: usize = group.iter().map(|job| job.commands.len()).sum();
                 for (job, replies) in group.into_iter().zip(replies) {
                     // Whoever asked may have stopped waiting.
                     let _ = job.reply.send(replies);
                 }
+                self.expected = answered + self.counts.queued.load(Ordering::Relaxed);
             }
             Err((failure, may_be_applied)) => {
                 tracing::error!(path = %self.disk.path().display(), ?failure, "a transaction failed");
-                self.broken = Some(soon(Duration::ZERO));
+                self.broken = Some(now());
                 self.unsynced = false;
                 refuse(group, &failure.error(may_be_applied));
             }
@@ -158,7 +181,7 @@ impl Writer {
     fn mend(&mut self) -> Result<(), StoreError> {
         match self.broken {
             None => Ok(()),
-            Some(not_before) if soon(Duration::ZERO) < not_before => Err(closed()),
+            Some(not_before) if now() < not_before => Err(closed()),
             Some(_) => match self.disk.reopen() {
                 Ok(()) => {
                     tracing::info!(path = %self.disk.path().display(), "the file is open again");
@@ -166,7 +189,7 @@ impl Writer {
                     Ok(())
                 }
                 Err(error) => {
-                    self.broken = Some(soon(REST));
+                    self.broken = Some(now() + REST);
                     Err(error)
                 }
             },
@@ -174,12 +197,10 @@ impl Writer {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long a disk is left alone is real time, not the tracker's"
-)]
-fn soon(after: Duration) -> Instant {
-    Instant::now() + after
+/// How long a disk takes or is left alone is real time, not the tracker's.
+#[expect(clippy::disallowed_methods, reason = "of all stores this one waits for a disk")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn refuse(group: Vec<Job>, error: &StoreError) {
