@@ -4,7 +4,7 @@ use std::{
     mem,
 };
 
-use idempotency_core::{RequestId, StoreCommand, StoreError, StoreErrorKind, StoreReply};
+use idempotency_core::{Claim, RequestId, StoreCommand, StoreError, StoreErrorKind, StoreReply};
 use time::OffsetDateTime;
 
 use crate::{
@@ -149,6 +149,16 @@ impl Engine {
     /// How much is going on.
     pub fn load(&self) -> Load {
         Load { lanes: self.lanes.len(), live: self.totals.live, in_flight: self.totals.weight }
+    }
+
+    /// The ids that something is going on for, in no order.
+    pub fn ids(&self) -> impl Iterator<Item = RequestId> {
+        self.lanes.keys().copied()
+    }
+
+    /// The claims whose permit lives in this process, in no order.
+    pub fn live(&self) -> impl Iterator<Item = &Claim> {
+        self.lanes.values().filter_map(Lane::live)
     }
 
     /// Whether a shutdown has begun.

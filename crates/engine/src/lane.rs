@@ -309,6 +309,10 @@ impl Lane {
         usize::from(self.claim.is_some()) + self.ghosts.len() + usize::from(in_flight) + retried.count()
     }
 
+    pub(crate) fn live(&self) -> Option<&Claim> {
+        self.claim.as_ref().map(|live| &live.claim)
+    }
+
     pub(crate) fn is_live(&self) -> bool {
         self.claim.is_some()
     }

@@ -53,7 +53,8 @@ pub use idempotency_core::{
 pub use idempotency_tracker::{
     Builder, Error, ErrorKind, Forget, Forgotten, Halt, Lease, Lookup, OnOrphan, Once, Outcome, Permit,
     Placement, Prune, PutResponse, Release, RequestTracker, Settled, Settling, ShutdownReport, Status,
-    StatusReport, Track, Tracked, Tracker, TrackerHandle, TrackerMessage, Tracking,
+    StatusReport, Swap, SwapPolicy, SwapReport, Track, Tracked, Tracker, TrackerHandle, TrackerMessage,
+    Tracking,
 };
 
 #[cfg(feature = "memory")]

@@ -2,7 +2,7 @@ use std::future::Future;
 
 use actix::Message;
 
-use crate::{Forget, Halt, Lookup, Prune, PutResponse, Release, Status, Track, TrackerHandle};
+use crate::{Forget, Halt, Lookup, Prune, PutResponse, Release, Status, Swap, Track, TrackerHandle};
 
 /// A message that [`TrackerHandle::send`] takes. Sealed: the tracker understands these and no others.
 ///
@@ -46,4 +46,5 @@ ask! {
     Forget, |Forget { id, owner }, tracker| tracker.forget(id, owner);
     Prune, |Prune, tracker| tracker.prune();
     Status, |Status, tracker| tracker.status();
+    Swap, |Swap { store, policy }, tracker| tracker.swap(store, policy);
 }

@@ -1,7 +1,7 @@
 //! The tracker's side of its backend: sends it what the engine wants called, in batches, and replaces it when it dies.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt,
     future::Future,
     mem,
@@ -14,7 +14,7 @@ use std::{
 use actix::{MailboxError, Recipient, dev::RecipientRequest};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use idempotency_core::{
-    Capabilities, SecretCheck, Setup, StoreCommand, StoreError, StoreErrorKind, StoreReply,
+    Capabilities, RequestId, SecretCheck, Setup, StoreCommand, StoreError, StoreErrorKind, StoreReply,
 };
 use idempotency_engine::Call;
 use time::OffsetDateTime;
@@ -48,6 +48,10 @@ pub(crate) struct Backend {
     /// Its timer was not asked yet.
     rest_begins: bool,
     under_way: FuturesUnordered<UnderWay>,
+    /// A swap holds calls back.
+    held: bool,
+    /// A swap wants to know which ids are written.
+    noted: Option<HashSet<RequestId>>,
     /// Times that the backend died in a row, without a call that succeeded in between.
     deaths: u32,
     died_at: Option<Instant>,
@@ -88,6 +92,8 @@ impl Backend {
             resting: None,
             rest_begins: false,
             under_way: FuturesUnordered::new(),
+            held: false,
+            noted: None,
             deaths: 0,
             died_at: None,
             restarts: 0,
@@ -108,6 +114,53 @@ impl Backend {
         self.restarts
     }
 
+    /// Starts an actor beside the one in use, and notes from now on which ids are written. `None` if there is nothing that
+    /// could be swapped: the backend is down.
+    pub(crate) fn begin_swap(
+        &mut self,
+        start: &StartBackend,
+    ) -> Option<(Recipient<StoreBatch>, Recipient<StoreBatch>)> {
+        let State::Up(old) = &self.state else { return None };
+        // What was sent before may arrive after a page was read.
+        let under_way = self.under_way.iter().flat_map(|under_way| under_way.ids.iter().copied());
+        self.noted = Some(under_way.collect());
+        Some((old.clone(), start()))
+    }
+
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Nothing is on its way to the store.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// The ids that were written since the swap began.
+    pub(crate) fn noted(&mut self) -> HashSet<RequestId> {
+        self.noted.take().unwrap_or_default()
+    }
+
+    /// The other actor from now on. Returns what starts the old one.
+    pub(crate) fn flip(
+        &mut self,
+        start: StartBackend,
+        new: Recipient<StoreBatch>,
+        capabilities: Capabilities,
+    ) -> StartBackend {
+        let old = mem::replace(&mut self.start, start);
+        self.capabilities = capabilities;
+        self.state = State::Up(new);
+        (self.deaths, self.died_at) = (0, None);
+        self.resume();
+        old
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.held = false;
+        self.noted = None;
+    }
+
     pub(crate) fn call(&mut self, call: Call, command: StoreCommand) {
         match call {
             Call::Prune => {
@@ -123,7 +176,7 @@ impl Backend {
         // Once: from then on its timer wakes us.
         let rests = mem::take(&mut self.rest_begins);
         let State::Up(recipient) = &self.state else { return rests };
-        if self.calls.is_empty() {
+        if self.calls.is_empty() || self.held {
             return rests;
         }
         if !recipient.connected() {
@@ -134,8 +187,12 @@ impl Backend {
         let together = self.capabilities.batches || self.capabilities.immediate;
         while !self.calls.is_empty() {
             let most = if together { self.calls.len().min(MAX_BATCH) } else { 1 };
-            let (calls, commands) =
+            let (calls, commands): (Vec<_>, Vec<_>) =
                 self.calls.drain(..most).map(|(call, command, _)| (call, command)).collect();
+            let ids: Vec<RequestId> = commands.iter().filter_map(written).collect();
+            if let Some(noted) = &mut self.noted {
+                noted.extend(&ids);
+            }
             let request = recipient.send(StoreBatch { commands, now });
             // The actor bounds its calls; this bound is for a store that blocks its thread, and for an actor that
             // does not answer. One that answers at once has no time to run out of.
@@ -143,7 +200,7 @@ impl Backend {
                 true => Box::pin(request),
                 false => Box::pin(request.timeout(self.store_limit * 3)),
             };
-            self.under_way.push(UnderWay { calls, request });
+            self.under_way.push(UnderWay { calls, ids, request });
         }
         true
     }
@@ -325,9 +382,20 @@ fn setup_answer(replies: Result<StoreReplies, MailboxError>) -> Result<(), Store
     }
 }
 
+/// The id that a command may write.
+fn written(command: &StoreCommand) -> Option<RequestId> {
+    match command {
+        StoreCommand::Insert(claim) => Some(claim.id),
+        StoreCommand::Update(update) => Some(update.id),
+        _ => None,
+    }
+}
+
 /// A batch on its way.
 struct UnderWay {
     calls: Vec<Call>,
+    /// Those that it may write.
+    ids: Vec<RequestId>,
     request: Pin<Box<RecipientRequest<StoreBatch>>>,
 }
 

@@ -179,13 +179,14 @@ impl<S: Store> Builder<S> {
         let defaults = self.defaults();
         let parts = {
             let (clock, inbox) = (self.clock.clone(), inbox.clone());
-            move |start_backend, stopped| Parts {
+            move |start_backend, runtime, stopped| Parts {
                 config,
                 defaults,
                 clock,
                 inbox,
                 receiver,
                 start_backend,
+                runtime,
                 capabilities,
                 secret_check,
                 started,

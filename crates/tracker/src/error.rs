@@ -52,6 +52,8 @@ pub enum ErrorKind {
     Invalid(Cow<'static, str>),
     /// The store refused to be set up, so the tracker did not start.
     Setup,
+    /// The tracker goes on with the backend that it had.
+    NotSwapped(Cow<'static, str>),
 }
 
 impl Error {
@@ -67,6 +69,11 @@ impl Error {
         Self { kind: ErrorKind::Setup, source: Some(source) }
     }
 
+    pub(crate) fn because(mut self, source: StoreError) -> Self {
+        self.source = Some(source);
+        self
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind
@@ -77,7 +84,9 @@ impl Error {
         match &self.kind {
             ErrorKind::Overloaded | ErrorKind::ShuttingDown | ErrorKind::Unavailable { .. } => true,
             ErrorKind::Invalid(_) => false,
-            ErrorKind::Setup => self.source.as_ref().is_some_and(StoreError::is_retryable),
+            ErrorKind::NotSwapped(_) | ErrorKind::Setup => {
+                self.source.as_ref().is_some_and(StoreError::is_retryable)
+            }
         }
     }
 
@@ -111,6 +120,7 @@ impl fmt::Display for Error {
             ErrorKind::Unavailable { .. } => f.write_str("the request tracker cannot reach its store"),
             ErrorKind::Invalid(reason) => write!(f, "invalid: {reason}"),
             ErrorKind::Setup => f.write_str("the store refused to be set up"),
+            ErrorKind::NotSwapped(reason) => write!(f, "the backend was not swapped: {reason}"),
         }
     }
 }

@@ -7,17 +7,19 @@ use std::{
     time::Duration,
 };
 
-use actix::Addr;
-use idempotency_core::{Clock, Fingerprint, Owner, Record, RequestId, Scope, Secret};
+use actix::{Addr, Recipient};
+use idempotency_core::{Capabilities, Clock, Fingerprint, Owner, Record, RequestId, Scope, Secret, Store};
 use idempotency_engine::Caller;
 use tokio::{runtime, sync::oneshot};
 use tracing::Span;
 
 use crate::{
-    Error, Forgotten, Permit, RequestTracker, ShutdownReport, StatusReport, Track, Tracked,
+    Error, Forgotten, Permit, RequestTracker, ShutdownReport, StatusReport, StoreBatch, SwapPolicy,
+    SwapReport, Track, Tracked,
     ask::TrackerMessage,
     host::Host,
     inbox::{Inbox, Input, Reply},
+    swap::{NewBackend, Step},
 };
 
 /// Speaks to the tracker from any thread and any runtime. Cheap to clone.
@@ -128,9 +130,59 @@ impl TrackerHandle {
         self.ask(|reply| Input::Status { reply }).await
     }
 
+    /// Moves to another store while requests run: its actor is started and set up, records are copied as the policy says,
+    /// calls are held for a moment, what runs is carried over with its owners, and calls go on there.
+    ///
+    /// ```
+    /// use idempotency_core::Scope;
+    /// use idempotency_store_memory::MemoryStore;
+    /// use idempotency_tracker::{SwapPolicy, Tracked, Tracker};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let tracker = Tracker::builder(MemoryStore::new()).spawn().await.unwrap();
+    /// let request = (tracker.request_id(&Scope::global(), [&b"key-1"[..]]), tracker.fingerprint([]));
+    /// let Tracked::Init(permit) = tracker.track(request).await.unwrap() else { panic!() };
+    ///
+    /// // While the work is being done ...
+    /// let report = tracker.swap(MemoryStore::new(), SwapPolicy::copy("another store")).await.unwrap();
+    /// assert_eq!(report.live, 1);
+    /// permit.complete("201 Created").await.unwrap();
+    /// assert!(matches!(tracker.track(request).await, Ok(Tracked::Cached { .. })));
+    /// # });
+    /// ```
+    ///
+    /// If anything fails before the end, the tracker goes on with the store that it has. Afterwards the old store is
+    /// retired: it refuses to be set up again, so that a restart on the old configuration cannot work twice.
+    ///
+    /// Once called it happens, also if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// `NotSwapped` with the reason; `ShuttingDown`.
+    pub async fn swap(&self, store: impl Store, policy: SwapPolicy) -> Result<SwapReport, Error> {
+        let backend = NewBackend::store(store);
+        self.ask(|reply| Input::Swap(Step::Ask { backend, policy, reply })).await
+    }
+
+    /// [`swap`](Self::swap) to a backend actor that somebody else started and supervises. Its capabilities say what it can
+    /// do.
+    ///
+    /// # Errors
+    ///
+    /// As in [`swap`](Self::swap).
+    pub async fn swap_actor(
+        &self,
+        recipient: Recipient<StoreBatch>,
+        capabilities: Capabilities,
+        policy: SwapPolicy,
+    ) -> Result<SwapReport, Error> {
+        let backend = NewBackend::actor(recipient, capabilities);
+        self.ask(|reply| Input::Swap(Step::Ask { backend, policy, reply })).await
+    }
+
     /// Sends one of the typed messages: [`Track`], [`PutResponse`](crate::PutResponse), [`Halt`](crate::Halt),
     /// [`Release`](crate::Release), [`Lookup`](crate::Lookup), [`Forget`](crate::Forget), [`Prune`](crate::Prune),
-    /// [`Status`](crate::Status). The same as the methods: what says how a permit ended is handed over at this call.
+    /// [`Status`](crate::Status), [`Swap`](crate::Swap). The same as the methods: what says how a permit ended is handed over at this call.
     ///
     /// # Errors
     ///

@@ -57,7 +57,7 @@ impl Host {
     pub(crate) fn start(
         placement: Placement,
         backends: Backends,
-        parts: impl FnOnce(StartBackend, oneshot::Sender<()>) -> Parts + Send + 'static,
+        parts: impl FnOnce(StartBackend, runtime::Handle, oneshot::Sender<()>) -> Parts + Send + 'static,
     ) -> Result<(Self, oneshot::Receiver<Addr<RequestTracker>>), Error> {
         let (runtime, own) = match runtime::Handle::try_current() {
             Ok(runtime) => (runtime, None),
@@ -67,6 +67,7 @@ impl Host {
             }
         };
         let start_backend = backends(runtime.clone());
+        let stores = runtime.clone();
         let (stopped, on_stopped) = oneshot::channel();
         let (ending, ended) = watch::channel(());
         let (tell_addr, addr) = oneshot::channel();
@@ -74,7 +75,8 @@ impl Host {
             Placement::Dedicated => {
                 let live = move || {
                     System::new().block_on(async move {
-                        let _ = tell_addr.send(RequestTracker::new(parts(start_backend, stopped)).start());
+                        let _ = tell_addr
+                            .send(RequestTracker::new(parts(start_backend, stores, stopped)).start());
                         let _ = on_stopped.await;
                     });
                     // The tracker outlives its handles, and needs its store until here.
@@ -91,7 +93,7 @@ impl Host {
                 Some(started.map_err(cannot)?)
             }
             Placement::Local => {
-                let _ = tell_addr.send(RequestTracker::new(parts(start_backend, stopped)).start());
+                let _ = tell_addr.send(RequestTracker::new(parts(start_backend, stores, stopped)).start());
                 tokio::task::spawn_local(async move {
                     let _ = on_stopped.await;
                     drop(ending);

@@ -15,7 +15,7 @@ use idempotency_core::{Change, Owner, Record, RequestId};
 use idempotency_engine::Caller;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, ErrorKind, Forgotten, Settled, ShutdownReport, StatusReport, Track, Tracked};
+use crate::{Error, ErrorKind, Forgotten, Settled, ShutdownReport, StatusReport, Track, Tracked, swap::Step};
 
 /// Where an answer goes. `None`: nobody waits for it.
 pub(crate) type Reply<T> = Option<oneshot::Sender<T>>;
@@ -63,6 +63,7 @@ pub(crate) enum Input {
         grace: Duration,
         reply: Reply<Result<ShutdownReport, Error>>,
     },
+    Swap(Step),
     /// The last handle is gone.
     Abandoned,
 }

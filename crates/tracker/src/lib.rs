@@ -53,6 +53,7 @@ mod actor_store;
 mod backend;
 mod gate;
 mod store_actor;
+mod swap;
 
 mod error;
 mod host;
@@ -63,7 +64,9 @@ pub use once::{Once, Outcome};
 
 pub use ask::TrackerMessage;
 pub use idempotency_engine::{Forgotten, OnOrphan, Settled};
-pub use messages::{Forget, Halt, Lookup, Prune, PutResponse, Release, ShutdownReport, Status, StatusReport};
+pub use messages::{
+    Forget, Halt, Lookup, Prune, PutResponse, Release, ShutdownReport, Status, StatusReport, Swap,
+};
 pub use track::{Track, Tracked};
 
 pub use lease::Lease;
@@ -72,6 +75,7 @@ pub use permit::{Permit, Settling};
 pub use actor_store::ActorStore;
 pub use request_tracker::RequestTracker;
 pub use store_actor::{StoreBatch, StoreReplies};
+pub use swap::{SwapPolicy, SwapReport};
 
 pub use error::{Error, ErrorKind};
 pub use host::Placement;

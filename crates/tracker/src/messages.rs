@@ -1,8 +1,10 @@
+use std::fmt;
+
 use actix::Message;
-use idempotency_core::{Capabilities, HaltReason, Owner, Record, RequestId, StoredResponse};
+use idempotency_core::{Capabilities, HaltReason, Owner, Record, RequestId, Store, StoredResponse};
 use idempotency_engine::{Forgotten, Settled};
 
-use crate::{Error, Permit};
+use crate::{Error, Permit, SwapPolicy, SwapReport};
 
 /// The message that says, after the work, what every retry is to hear. The same as [`Permit::complete`].
 ///
@@ -146,6 +148,40 @@ pub struct Prune;
 #[rtype(result = "Result<StatusReport, Error>")]
 pub struct Status;
 
+/// The message that moves the tracker to another store while requests run. The same as
+/// [`TrackerHandle::swap`](crate::TrackerHandle::swap).
+///
+/// ```
+/// use idempotency_core::Store;
+/// use idempotency_tracker::{Error, Swap, SwapPolicy, SwapReport, TrackerHandle};
+///
+/// async fn swap(tracker: &TrackerHandle, store: impl Store) -> Result<SwapReport, Error> {
+///     tracker.send(Swap::new(store, SwapPolicy::copy("the new store"))).await
+/// }
+/// ```
+#[derive(Message)]
+#[rtype(result = "Result<SwapReport, Error>")]
+#[non_exhaustive]
+pub struct Swap {
+    /// The store to go on with.
+    pub store: Box<dyn Store>,
+    /// What becomes of the records.
+    pub policy: SwapPolicy,
+}
+
+impl Swap {
+    /// Both fields.
+    pub fn new(store: impl Store, policy: SwapPolicy) -> Self {
+        Self { store: Box::new(store), policy }
+    }
+}
+
+impl fmt::Debug for Swap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swap").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
 /// How the tracker is.
 ///
 /// ```
@@ -173,6 +209,8 @@ pub struct StatusReport {
     pub draining: bool,
     /// What the store is able to do.
     pub capabilities: Capabilities,
+    /// If the backend is being swapped: how many records were copied so far.
+    pub swapping: Option<usize>,
 }
 
 /// What a shutdown left behind.

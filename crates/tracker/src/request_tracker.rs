@@ -1,20 +1,34 @@
 mod drive;
 mod mailbox;
 
-use std::{cell::RefCell, collections::HashMap, fmt, mem, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fmt, mem,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context};
 use idempotency_core::{Capabilities, Clock, Owner, Record, RequestId, SecretCheck, StoreError, StoreReply};
 use idempotency_engine::{self as engine, Answer, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot},
+};
 
 use self::drive::Drive;
 use crate::{
-    Error, Forgotten, Lease, Permit, Settled, ShutdownReport, StatusReport, Tracked,
+    Error, Forgotten, Lease, Permit, Settled, ShutdownReport, StatusReport, SwapPolicy, Tracked,
     backend::{Backend, FirstSetup, StartBackend},
     inbox::{Inbox, Input, Reply, Slot},
+    swap::{self, Begun, Held, NewBackend, Step, Swap},
     track::Defaults,
 };
 
@@ -52,6 +66,11 @@ pub struct RequestTracker {
     /// From the mailbox: taken in with what comes from the inbox.
     raw: Rc<RefCell<Vec<Input>>>,
     started: Option<oneshot::Sender<Result<(), Error>>>,
+    swapping: Option<Swapping>,
+    /// Where the code of stores runs.
+    runtime: runtime::Handle,
+    secret_check: SecretCheck,
+    store_limit: Duration,
     /// Those who wait for the shutdown; `None` before it has begun.
     shutdown: Option<Vec<oneshot::Sender<Result<ShutdownReport, Error>>>>,
     abandoned: bool,
@@ -69,6 +88,13 @@ enum Waiting {
     Shutdown,
 }
 
+/// A swap under way.
+struct Swapping {
+    copied: Arc<AtomicUsize>,
+    /// Who waits until no call is under way.
+    held: Reply<Held>,
+}
+
 /// What is needed of a `Track` to make its permit.
 struct Tracking {
     id: RequestId,
@@ -84,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) inbox: Inbox,
     pub(crate) receiver: mpsc::UnboundedReceiver<Input>,
     pub(crate) start_backend: StartBackend,
+    pub(crate) runtime: runtime::Handle,
     pub(crate) capabilities: Capabilities,
     pub(crate) secret_check: SecretCheck,
     pub(crate) started: oneshot::Sender<Result<(), Error>>,
@@ -110,6 +137,10 @@ impl RequestTracker {
             receiver: Some(parts.receiver),
             raw: Rc::default(),
             started: Some(parts.started),
+            swapping: None,
+            runtime: parts.runtime,
+            secret_check: parts.secret_check,
+            store_limit,
             shutdown: None,
             abandoned: false,
             _stopped: parts.stopped,
@@ -155,7 +186,86 @@ impl RequestTracker {
             }
             Input::Status { reply } => answer(reply, Ok(self.status())),
             Input::Shutdown { grace, reply } => self.begin_shutdown(now, grace, reply),
+            Input::Swap(step) => self.swap(step),
             Input::Abandoned => self.abandoned = true,
+        }
+    }
+
+    fn swap(&mut self, step: Step) {
+        match step {
+            Step::Ask { backend: NewBackend { backends, capabilities }, policy, reply } => {
+                let swap = Swap {
+                    inbox: self.inbox.clone(),
+                    start: backends(self.runtime.clone(), self.store_limit),
+                    capabilities,
+                    policy,
+                    secret_check: self.secret_check,
+                    clock: self.clock.clone(),
+                    store_limit: self.store_limit,
+                };
+                // Beside the actor: it goes on meanwhile, also if nobody waits for the report any more.
+                actix::spawn(async move { answer(reply, swap.run().await) });
+            }
+            Step::Begin { start, capabilities, policy, reply } => {
+                let begun = self.begin_swap(&start, capabilities, &policy);
+                if let Some(reply) = reply
+                    && reply.send(begun).is_err()
+                {
+                    // Whoever wanted it is gone.
+                    self.swap(Step::Resume);
+                }
+            }
+            Step::Hold { reply } => {
+                self.backend.hold();
+                if let Some(swapping) = &mut self.swapping {
+                    swapping.held = reply;
+                }
+                self.tell_when_quiet();
+            }
+            Step::Flip { start, new, capabilities, reply } => {
+                answer(reply, self.backend.flip(start, new, capabilities));
+                self.swapping = None;
+            }
+            Step::Resume => {
+                self.backend.resume();
+                self.swapping = None;
+            }
+        }
+    }
+
+    fn begin_swap(
+        &mut self,
+        start: &StartBackend,
+        capabilities: Capabilities,
+        policy: &SwapPolicy,
+    ) -> Result<Begun, Error> {
+        if self.engine.is_draining() {
+            return Err(self.inbox.closed());
+        }
+        let old_capabilities = self.backend.capabilities();
+        swap::check(policy, old_capabilities, capabilities)?;
+        if self.swapping.is_some() {
+            return Err(Error::not_swapped("another swap is under way"));
+        }
+        let Some((old, new)) = self.backend.begin_swap(start) else {
+            return Err(Error::not_swapped("the backend is being restarted"));
+        };
+        let copied = Arc::<AtomicUsize>::default();
+        self.swapping = Some(Swapping { copied: copied.clone(), held: None });
+        Ok(Begun { old, old_capabilities, new, copied })
+    }
+
+    /// Calls are held for a swap, and the last one that was under way has ended.
+    fn tell_when_quiet(&mut self) {
+        let Some(swapping) = self.swapping.as_mut().filter(|_| self.backend.is_quiet()) else { return };
+        let Some(reply) = swapping.held.take() else { return };
+        let mut ids = self.backend.noted();
+        ids.extend(self.engine.ids());
+        let mut ids: Vec<RequestId> = ids.into_iter().collect();
+        ids.sort_unstable();
+        let live = self.engine.live().cloned().collect();
+        if reply.send(Held { ids, live }).is_err() {
+            self.swap(Step::Resume);
         }
     }
 
@@ -291,6 +401,7 @@ impl RequestTracker {
             restarts: self.backend.restarts(),
             draining: self.engine.is_draining(),
             capabilities: self.backend.capabilities(),
+            swapping: self.swapping.as_ref().map(|swapping| swapping.copied.load(Ordering::Relaxed)),
         }
     }
 }

@@ -12,3 +12,4 @@ mod once;
 mod permit;
 mod placement;
 mod shutdown;
+mod swap;

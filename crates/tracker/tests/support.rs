@@ -147,9 +147,27 @@ impl Store for FaultyStore {
     async fn prune(&self, now: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {
         self.run(StoreCommand::Prune { limit }, self.inner.prune(now, limit)).await
     }
+    async fn scan(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        let command = StoreCommand::Scan { cursor: cursor.clone(), limit };
+        self.run(command, self.inner.scan(cursor, limit)).await
+    }
+    async fn restore(
+        &self,
+        id: &RequestId,
+        record: &Record,
+        now: OffsetDateTime,
+    ) -> Result<Restored, StoreError> {
+        let command = StoreCommand::Restore { id: *id, record: record.clone() };
+        self.run(command, self.inner.restore(id, record, now)).await
+    }
+    async fn retire(&self, to: &str) -> Result<(), StoreError> {
+        self.run(StoreCommand::Retire { to: to.to_owned() }, self.inner.retire(to)).await
+    }
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.immediate = self.immediate;
+        capabilities.scan = true;
+        capabilities.restore = true;
         capabilities
     }
     async fn close(&self) -> Result<(), StoreError> {

@@ -59,6 +59,7 @@ impl ActorFuture<RequestTracker> for Drive {
         for input in raw.into_iter().chain(this.inputs.drain(..)) {
             actor.take_in(input, now);
         }
+        actor.tell_when_quiet();
         if actor.abandoned && actor.shutdown.is_none() && !ctx.connected() {
             tracing::info!("the last handle is gone");
             actor.begin_shutdown(now, ABANDONED_GRACE, None);

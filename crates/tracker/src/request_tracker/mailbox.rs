@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 
 use super::RequestTracker;
 use crate::{
-    Error, Forget, Forgotten, Halt, Lookup, Prune, PutResponse, Release, Settled, Status, StatusReport,
-    Track, Tracked,
+    Error, Forget, Forgotten, Halt, Lookup, Prune, PutResponse, Release, Settled, Status, StatusReport, Swap,
+    SwapReport, Track, Tracked,
     inbox::{Input, Reply},
+    swap::{NewBackend, Step},
 };
 
 /// The answer to a message that came through the mailbox: given later, to the sender that actix hands over.
@@ -100,5 +101,14 @@ impl Handler<Status> for RequestTracker {
 
     fn handle(&mut self, _: Status, _: &mut Self::Context) -> Self::Result {
         self.later(|reply| Input::Status { reply })
+    }
+}
+
+impl Handler<Swap> for RequestTracker {
+    type Result = Later<Result<SwapReport, Error>>;
+
+    fn handle(&mut self, Swap { store, policy }: Swap, _: &mut Self::Context) -> Self::Result {
+        let backend = NewBackend::store(store);
+        self.later(move |reply| Input::Swap(Step::Ask { backend, policy, reply }))
     }
 }

@@ -1,0 +1,440 @@
+//! Another backend under a running tracker: copy what is settled while requests run, hold, carry the rest, flip, resume.
+//!
+//! Until the flip nothing has changed: whatever fails before it, the tracker goes on with the store that it had. The flip
+//! itself cannot fail.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::Recipient;
+use idempotency_core::{
+    Capabilities, Change, Claim, Clock, Inserted, Record, RequestId, Restored, SecretCheck, Setup, State,
+    Store, StoreCommand, StoreError, StoreReply, Survives, Update,
+};
+use tokio::{
+    runtime,
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    Error, ErrorKind, StoreBatch, StoreReplies,
+    backend::StartBackend,
+    host::backends,
+    inbox::{Inbox, Input, Reply},
+};
+
+/// How many records travel together.
+const PAGE: usize = 256;
+
+/// What becomes of the records when a tracker moves to another backend.
+///
+/// ```
+/// use idempotency_tracker::SwapPolicy;
+///
+/// // All of them come along. The name is what a restart on the old store is told.
+/// let copy = SwapPolicy::copy("redb:./payments.redb");
+/// // Only what runs comes along: a retry of what was settled runs again.
+/// let forget = SwapPolicy::forget_settled("memory").allow_less_durable();
+/// ```
+///
+/// Claims whose permit lives in this process always come along, with their owners, and so do results that are not stored
+/// yet. A swap is of one process: other nodes on the same store know nothing of it.
+#[derive(Debug, Clone)]
+#[must_use = "a policy does nothing by itself"]
+pub struct SwapPolicy {
+    to: String,
+    copies: bool,
+    less_durable: bool,
+    sole_user: bool,
+}
+
+impl SwapPolicy {
+    /// Copies all records while requests run, then what has changed meanwhile. Needs a store that can be scanned, and one
+    /// that can be restored to.
+    pub fn copy(to: impl Into<String>) -> Self {
+        Self { to: to.into(), copies: true, less_durable: false, sole_user: false }
+    }
+
+    /// Leaves settled records behind. The promise that a swap loses no response (I11) does not hold for it.
+    pub fn forget_settled(to: impl Into<String>) -> Self {
+        Self { copies: false, ..Self::copy(to) }
+    }
+
+    /// Also to a store that survives less.
+    pub fn allow_less_durable(mut self) -> Self {
+        self.less_durable = true;
+        self
+    }
+
+    /// Also away from a store that nodes share: no other node uses it, or each is swapped and none takes requests
+    /// meanwhile.
+    pub fn sole_user(mut self) -> Self {
+        self.sole_user = true;
+        self
+    }
+
+    fn refusal(&self, old: Capabilities, new: Capabilities) -> Option<&'static str> {
+        [
+            (old.shared && !self.sole_user, "other nodes may use the store; say `sole_user` if none does"),
+            (
+                !new.durability.covers(old.durability) && !self.less_durable,
+                "the new store survives less; say `allow_less_durable` if that is meant",
+            ),
+            (self.copies && !old.scan, "the old store cannot be scanned; only `forget_settled` is possible"),
+            (self.copies && !new.restore, "nothing can be restored to the new store"),
+        ]
+        .into_iter()
+        .find_map(|(refused, reason)| refused.then_some(reason))
+    }
+}
+
+/// What a swap did.
+///
+/// ```
+/// use idempotency_tracker::SwapReport;
+///
+/// fn describe(report: &SwapReport) -> String {
+///     format!("{} records copied, {} carried in {:?}", report.copied, report.carried, report.pause)
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SwapReport {
+    /// Records that were copied while requests ran.
+    pub copied: usize,
+    /// Records that were copied, again or for the first time, while calls were held.
+    pub carried: usize,
+    /// Claims among them whose permit lives in this process.
+    pub live: usize,
+    /// For how long calls were held.
+    pub pause: Duration,
+    /// Whether the old store will refuse to be set up again. One that is gone with the process need not.
+    pub retired: bool,
+}
+
+/// A backend that a tracker may move to.
+pub(crate) struct NewBackend {
+    /// Given where the store's own code is to run, and how long a call may take.
+    pub(crate) backends: Box<dyn FnOnce(runtime::Handle, Duration) -> StartBackend + Send>,
+    pub(crate) capabilities: Capabilities,
+}
+
+impl NewBackend {
+    pub(crate) fn store(store: impl Store) -> Self {
+        let store = Arc::new(store);
+        let capabilities = store.capabilities();
+        Self { backends: Box::new(|runtime, limit| backends(store, limit)(runtime)), capabilities }
+    }
+
+    /// Started and supervised by somebody else: a restart finds the same one.
+    pub(crate) fn actor(recipient: Recipient<StoreBatch>, mut capabilities: Capabilities) -> Self {
+        capabilities.push = false;
+        capabilities.immediate = false;
+        Self { backends: Box::new(|_, _| Arc::new(move || recipient.clone())), capabilities }
+    }
+}
+
+/// What the actor does for a swap.
+pub(crate) enum Step {
+    /// Somebody wants one.
+    Ask { backend: NewBackend, policy: SwapPolicy, reply: Reply<Result<SwapReport, Error>> },
+    /// Starts the new backend actor, and notes which ids are written from now on.
+    Begin {
+        start: StartBackend,
+        capabilities: Capabilities,
+        policy: SwapPolicy,
+        reply: Reply<Result<Begun, Error>>,
+    },
+    /// Holds calls. Answered when none is under way any more.
+    Hold { reply: Reply<Held> },
+    /// The new backend from now on; answered with what starts the old one, which must live as long as it is spoken to.
+    Flip {
+        start: StartBackend,
+        new: Recipient<StoreBatch>,
+        capabilities: Capabilities,
+        reply: Reply<StartBackend>,
+    },
+    /// On with the old one.
+    Resume,
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ask { .. } => "Ask",
+            Self::Begin { .. } => "Begin",
+            Self::Hold { .. } => "Hold",
+            Self::Flip { .. } => "Flip",
+            Self::Resume => "Resume",
+        })
+    }
+}
+
+/// Both backends, and where the number of copied records is shown.
+pub(crate) struct Begun {
+    pub(crate) old: Recipient<StoreBatch>,
+    pub(crate) old_capabilities: Capabilities,
+    pub(crate) new: Recipient<StoreBatch>,
+    pub(crate) copied: Arc<AtomicUsize>,
+}
+
+/// What must be looked at once more.
+pub(crate) struct Held {
+    /// Ids that were written since the beginning, or that something is going on for.
+    pub(crate) ids: Vec<RequestId>,
+    pub(crate) live: Vec<Claim>,
+}
+
+/// Whether the policy forbids it; said by the actor, which knows what it has.
+pub(crate) fn check(policy: &SwapPolicy, old: Capabilities, new: Capabilities) -> Result<(), Error> {
+    policy.refusal(old, new).map_or(Ok(()), |reason| Err(Error::not_swapped(reason)))
+}
+
+pub(crate) struct Swap {
+    pub(crate) inbox: Inbox,
+    pub(crate) start: StartBackend,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) policy: SwapPolicy,
+    pub(crate) secret_check: SecretCheck,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store_limit: Duration,
+}
+
+/// Lets the tracker go on with what it has, unless the flip came first.
+struct Undo(Option<Inbox>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(inbox) = self.0.take() {
+            inbox.push(Input::Swap(Step::Resume));
+        }
+    }
+}
+
+impl Swap {
+    pub(crate) async fn run(self) -> Result<SwapReport, Error> {
+        let (reply, begun) = oneshot::channel();
+        let (start, policy) = (self.start.clone(), self.policy.clone());
+        let capabilities = self.capabilities;
+        self.inbox.push(Input::Swap(Step::Begin { start, capabilities, policy, reply: Some(reply) }));
+        let begun = begun.await.map_err(|_| self.inbox.closed())??;
+        let mut undo = Undo(Some(self.inbox.clone()));
+        let (mut carried, mut old_start) = (Vec::new(), None);
+        let swapped = self.carry_over(&begun, &mut carried, &mut undo, &mut old_start).await;
+        let aside = match &swapped {
+            Ok(_) => &begun.old,
+            // Claims that were carried would block their ids there, should it be used again.
+            Err(_) => &begun.new,
+        };
+        self.release(aside, &carried).await;
+        let mut report = match swapped {
+            Ok(report) => report,
+            Err(error) => {
+                let _ = self.ask(aside, vec![StoreCommand::Close]).await;
+                tracing::warn!(%error, "the swap did not happen");
+                return Err(error);
+            }
+        };
+        let retired = self.ask(aside, vec![StoreCommand::Retire { to: self.policy.to.clone() }]).await;
+        report.retired = retired.is_ok_and(|replies| replies.iter().all(Result::is_ok));
+        let kept = begun.old_capabilities.durability.local > Survives::Memory;
+        if kept && !report.retired {
+            tracing::error!("the old store could not be retired: do not start on it again");
+        }
+        let _ = self.ask(aside, vec![StoreCommand::Close]).await;
+        drop(old_start);
+        tracing::info!(?report, to = self.policy.to, "swapped");
+        Ok(report)
+    }
+
+    async fn carry_over(
+        &self,
+        begun: &Begun,
+        carried: &mut Vec<(RequestId, Record)>,
+        undo: &mut Undo,
+        old_start: &mut Option<StartBackend>,
+    ) -> Result<SwapReport, Error> {
+        let setup = StoreCommand::Setup(Setup::new(self.secret_check, self.clock.now()));
+        self.all(&begun.new, vec![setup], "the new store refused to be set up").await?;
+        let in_the_way = if self.policy.copies { self.copy(begun).await? } else { Vec::new() };
+        let copied = begun.copied.load(Ordering::Relaxed);
+
+        let (reply, held) = oneshot::channel();
+        let since = Instant::now();
+        self.inbox.push(Input::Swap(Step::Hold { reply: Some(reply) }));
+        // A call that does not end is given up by its own limits; this one is for a backend that has none.
+        let held = timeout(self.store_limit * 4, held).await;
+        let held = held.map_err(|_| Error::not_swapped("the calls under way did not end"))?;
+        let held = held.map_err(|_| self.inbox.closed())?;
+        let mut ids = held.ids;
+        ids.extend(in_the_way);
+        ids.sort_unstable();
+        ids.dedup();
+        for ids in ids.chunks(PAGE) {
+            self.carry(begun, ids, &held.live, carried).await?;
+        }
+
+        let (start, new, capabilities) = (self.start.clone(), begun.new.clone(), self.capabilities);
+        let (reply, flipped) = oneshot::channel();
+        self.inbox.push(Input::Swap(Step::Flip { start, new, capabilities, reply: Some(reply) }));
+        undo.0 = None;
+        *old_start = flipped.await.ok();
+        let pause = since.elapsed();
+        Ok(SwapReport { copied, carried: carried.len(), live: held.live.len(), pause, retired: false })
+    }
+
+    /// While requests run: what is there, page after page. Returns the ids for which the new store had something else.
+    async fn copy(&self, begun: &Begun) -> Result<Vec<RequestId>, Error> {
+        let (mut cursor, mut in_the_way) = (None, Vec::new());
+        loop {
+            let scan = StoreCommand::Scan { cursor, limit: PAGE };
+            let replies = self.all(&begun.old, vec![scan], "the old store cannot be scanned").await?;
+            let page = one(replies, StoreReply::page)?;
+            let restores: Vec<_> =
+                page.records.into_iter().map(|(id, record)| StoreCommand::Restore { id, record }).collect();
+            let count = restores.len();
+            let ids: Vec<_> = restores.iter().filter_map(|restore| restore.id().copied()).collect();
+            let replies = self.all(&begun.new, restores, "a record cannot be copied").await?;
+            for (id, reply) in ids.into_iter().zip(replies) {
+                if let StoreReply::Restored(Restored::Exists(_)) = reply {
+                    in_the_way.push(id);
+                }
+            }
+            begun.copied.fetch_add(count, Ordering::Relaxed);
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(in_the_way);
+            }
+        }
+    }
+
+    /// While calls are held: makes the new store have of these ids exactly what the old one has.
+    async fn carry(
+        &self,
+        begun: &Begun,
+        ids: &[RequestId],
+        live: &[Claim],
+        carried: &mut Vec<(RequestId, Record)>,
+    ) -> Result<(), Error> {
+        let lookups: Vec<_> = ids.iter().copied().map(StoreCommand::Lookup).collect();
+        let in_new = self.all(&begun.new, lookups.clone(), "the new store cannot be read").await?;
+        let in_old = self.all(&begun.old, lookups, "the old store cannot be read").await?;
+        let (mut removals, mut restores) = (Vec::new(), Vec::new());
+        for ((id, old), new) in ids.iter().zip(in_old).zip(in_new) {
+            let (old, new) = (old.found().map_err(failed)?, new.found().map_err(failed)?);
+            let is_live = live.iter().find(|claim| claim.id == *id);
+            // Without a copy only what runs comes along.
+            let old = old.filter(|_| self.policy.copies || is_live.is_some());
+            if new.as_ref() == old.as_ref() {
+                // It got there while requests ran; it is not to stay where it was all the same.
+                carried.extend(old.map(|record| (*id, record)));
+                continue;
+            }
+            if let Some(new) = new {
+                removals.push(remove(*id, &new));
+            }
+            match (old, is_live) {
+                (Some(record), _) => restores.push((*id, record)),
+                (None, Some(claim)) => self.claim_anew(begun, claim).await?,
+                (None, None) => {}
+            }
+        }
+        self.all(&begun.new, removals, "a record cannot be replaced").await?;
+        let commands =
+            restores.iter().map(|(id, record)| StoreCommand::Restore { id: *id, record: record.clone() });
+        let replies = self.all(&begun.new, commands.collect(), "a record cannot be carried over").await;
+        // Noted before it is known whether they got there: releasing what is not there does no harm.
+        carried.extend(restores);
+        for reply in replies? {
+            if let StoreReply::Restored(Restored::Exists(_)) = reply {
+                return Err(Error::not_swapped("somebody else writes to the new store"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A live claim of which the old store has no record any more is claimed in the new one by its owner.
+    async fn claim_anew(&self, begun: &Begun, claim: &Claim) -> Result<(), Error> {
+        let mut claim = claim.clone();
+        claim.takes_over = None;
+        let replies =
+            self.all(&begun.new, vec![StoreCommand::Insert(claim)], "a claim cannot be carried over").await?;
+        match one(replies, StoreReply::inserted)? {
+            Inserted::Claimed => Ok(()),
+            Inserted::Exists(_) | Inserted::Busy => {
+                Err(Error::not_swapped("somebody else writes to the new store"))
+            }
+        }
+    }
+
+    /// Running claims that live on in the other store.
+    async fn release(&self, aside: &Recipient<StoreBatch>, carried: &[(RequestId, Record)]) {
+        let running = carried.iter().filter(|(_, record)| !record.state.is_settled());
+        let releases: Vec<_> = running.map(|(id, record)| remove(*id, record)).collect();
+        for releases in releases.chunks(PAGE) {
+            if let Err(error) = self.ask(aside, releases.to_vec()).await {
+                tracing::warn!(%error, "claims that were carried over are still in the store that was left");
+            }
+        }
+    }
+
+    /// Sends in pages, and fails with the first that fails.
+    async fn all(
+        &self,
+        backend: &Recipient<StoreBatch>,
+        commands: Vec<StoreCommand>,
+        reason: &'static str,
+    ) -> Result<Vec<StoreReply>, Error> {
+        let replies = self.ask(backend, commands).await?;
+        let replies: Result<Vec<StoreReply>, StoreError> = replies.into_iter().collect();
+        replies.map_err(|error| Error::not_swapped(reason).because(error))
+    }
+
+    async fn ask(
+        &self,
+        backend: &Recipient<StoreBatch>,
+        commands: Vec<StoreCommand>,
+    ) -> Result<StoreReplies, Error> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = commands.len();
+        let sent = backend.send(StoreBatch { commands, now: self.clock.now() });
+        match timeout(self.store_limit * 4, sent).await {
+            Ok(Ok(replies)) if replies.len() == count => Ok(replies),
+            Ok(_) => Err(Error::not_swapped("a backend actor died")),
+            Err(_) => Err(Error::not_swapped("a backend does not answer")),
+        }
+    }
+}
+
+/// Deletes exactly this record.
+fn remove(id: RequestId, record: &Record) -> StoreCommand {
+    let change = match record.state {
+        State::Processing { .. } => Change::Release,
+        State::Completed(_) | State::Halted(_) => Change::Forget,
+    };
+    StoreCommand::Update(Update::new(id, record.owner, change))
+}
+
+fn one<T>(mut replies: Vec<StoreReply>, answer: fn(StoreReply) -> Result<T, StoreError>) -> Result<T, Error> {
+    answer(replies.pop().unwrap_or(StoreReply::Done)).map_err(failed)
+}
+
+fn failed(error: StoreError) -> Error {
+    Error::not_swapped("a store did not answer what it was asked").because(error)
+}
+
+impl Error {
+    pub(crate) fn not_swapped(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::NotSwapped(reason.into()))
+    }
+}
