@@ -48,6 +48,19 @@ fn custom_store_sends_one_mail() {
 }
 
 #[test]
+fn hot_swap_loses_nothing() {
+    let output = output_of("hot_swap");
+    eprint!("{output}");
+    assert!(output.contains("0 responses lost, 0 run twice"), "{output}");
+    assert!(output.contains("the records moved to memory"), "{output}");
+    let copied = |line: usize| -> usize {
+        let line = output.lines().nth(line).unwrap().rsplit_once(": ").unwrap().1.to_owned();
+        line.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(copied(1) > 1000 && copied(2) > copied(1), "{output}");
+}
+
+#[test]
 fn the_store_in_custom_store_has_under_80_lines() {
     let text = include_str!("../examples/custom_store.rs");
     let store = text.split("/// The whole store").nth(1).unwrap().split("#[tokio::main]").next().unwrap();

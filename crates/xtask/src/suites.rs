@@ -25,11 +25,22 @@ const TEST: &[Suite] = &[
     Suite { name: "HTTP, examples, parity, house", args: "test --workspace --test workspace", minutes: 6 },
     Suite { name: "documentation", args: "test --workspace --doc", minutes: 4 },
     Suite { name: "bounds", args: "bench --package idempotency-tracker --bench load -- --quick", minutes: 8 },
+    Suite {
+        name: "bounds of the file",
+        args: "bench --package idempotency-store-redb --bench commit --bench growth -- --quick",
+        minutes: 6,
+    },
 ];
 
 const BENCH: &[Suite] = &[
     Suite { name: "mailbox", args: "bench --package idempotency-tracker --bench mailbox", minutes: 15 },
     Suite { name: "load", args: "bench --package idempotency-tracker --bench load", minutes: 15 },
+    Suite { name: "redb growth", args: "bench --package idempotency-store-redb --bench growth", minutes: 20 },
+    Suite {
+        name: "redb commits",
+        args: "bench --package idempotency-store-redb --bench commit",
+        minutes: 20,
+    },
 ];
 
 pub(crate) fn test() -> Result<(), String> {
