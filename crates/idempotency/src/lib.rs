@@ -52,9 +52,9 @@ pub use idempotency_core::{
 };
 pub use idempotency_tracker::{
     Builder, Error, ErrorKind, Forget, Forgotten, Halt, Lease, Lookup, OnOrphan, Once, Outcome, Permit,
-    Placement, Prune, PutResponse, Release, RequestTracker, Settled, Settling, ShutdownReport, Status,
-    StatusReport, Swap, SwapPolicy, SwapReport, Track, Tracked, Tracker, TrackerHandle, TrackerMessage,
-    Tracking,
+    Placement, Prune, PutResponse, ReadThrough, Release, RequestTracker, Settled, Settling, ShutdownReport,
+    Status, StatusReport, Swap, SwapPolicy, SwapReport, Track, Tracked, Tracker, TrackerHandle,
+    TrackerMessage, Tracking,
 };
 
 #[cfg(feature = "memory")]

@@ -14,7 +14,7 @@ use std::{
 use actix::{MailboxError, Recipient, dev::RecipientRequest};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use idempotency_core::{
-    Capabilities, RequestId, SecretCheck, Setup, StoreCommand, StoreError, StoreErrorKind, StoreReply,
+    Capabilities, RequestId, SecretCheck, Setup, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply,
 };
 use idempotency_engine::Call;
 use time::OffsetDateTime;
@@ -23,7 +23,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::{StoreBatch, gate::MAX_BATCH, store_actor::StoreReplies};
 
 /// Starts a backend actor on the same store as the one before.
-pub(crate) type StartBackend = Arc<dyn Fn() -> Recipient<StoreBatch> + Send + Sync>;
+pub(crate) type StartBackend = Arc<dyn Start>;
+
+/// What is behind a backend actor.
+pub(crate) trait Start: Send + Sync {
+    /// An actor on it.
+    fn start(&self) -> Recipient<StoreBatch>;
+
+    /// The store itself, to be read through by another one.
+    fn store(&self) -> Arc<dyn Store>;
+}
 
 /// A call and what came of it.
 pub(crate) type Returned = (Call, Result<StoreReply, StoreError>);
@@ -114,6 +123,11 @@ impl Backend {
         self.restarts
     }
 
+    /// The store in use.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        self.start.store()
+    }
+
     /// Starts an actor beside the one in use, and notes from now on which ids are written. `None` if there is nothing that
     /// could be swapped: the backend is down.
     pub(crate) fn begin_swap(
@@ -124,7 +138,7 @@ impl Backend {
         // What was sent before may arrive after a page was read.
         let under_way = self.under_way.iter().flat_map(|under_way| under_way.ids.iter().copied());
         self.noted = Some(under_way.collect());
-        Some((old.clone(), start()))
+        Some((old.clone(), start.start()))
     }
 
     pub(crate) fn hold(&mut self) {
@@ -228,7 +242,7 @@ impl Backend {
     pub(crate) fn close(&mut self, now: OffsetDateTime) -> RecipientRequest<StoreBatch> {
         let recipient = match mem::replace(&mut self.state, State::Closed) {
             State::Up(recipient) | State::SettingUp(recipient, _) if recipient.connected() => recipient,
-            _ => (self.start)(),
+            _ => self.start.start(),
         };
         recipient.send(StoreBatch { commands: vec![StoreCommand::Close], now }).timeout(self.store_limit * 2)
     }
@@ -325,7 +339,7 @@ impl Backend {
     }
 
     fn set_up(&mut self, now: OffsetDateTime) {
-        let recipient = (self.start)();
+        let recipient = self.start.start();
         let setup = StoreCommand::Setup(Setup::new(self.secret_check, now));
         let request = recipient.send(StoreBatch { commands: vec![setup], now });
         let request = Box::pin(request.timeout(self.store_limit * 2));

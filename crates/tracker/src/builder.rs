@@ -5,7 +5,7 @@ use idempotency_engine::Config;
 use tokio::sync::oneshot;
 
 use crate::{
-    Error, ErrorKind, OnOrphan, Placement, TrackerHandle,
+    Error, ErrorKind, OnOrphan, Placement, ReadThrough, TrackerHandle,
     host::{Host, backends},
     inbox::Inbox,
     request_tracker::Parts,
@@ -69,6 +69,43 @@ impl<S: Store> Builder<S> {
             clock: Arc::new(SystemClock::new()),
             secret: None,
             placement: Placement::default(),
+        }
+    }
+
+    /// Moves what is missing here from this older store when it is asked for; see [`ReadThrough`]. Until the last record in
+    /// it has expired, so that a restart does not forget.
+    pub fn read_through<O: Store>(self, old: O) -> Builder<ReadThrough<Arc<S>, O>> {
+        let Self {
+            store,
+            lease,
+            retention,
+            work_limit,
+            on_orphan,
+            store_limit,
+            put_patience,
+            prune_every,
+            prune_limit,
+            max_in_flight,
+            max_queued,
+            clock,
+            secret,
+            placement,
+        } = self;
+        Builder {
+            store: Arc::new(ReadThrough::new(store, old)),
+            lease,
+            retention,
+            work_limit,
+            on_orphan,
+            store_limit,
+            put_patience,
+            prune_every,
+            prune_limit,
+            max_in_flight,
+            max_queued,
+            clock,
+            secret,
+            placement,
         }
     }
 

@@ -7,14 +7,19 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, Addr, System};
+use actix::{Actor, Addr, Recipient, System};
 use idempotency_core::Store;
 use tokio::{
     runtime::{self, Runtime},
     sync::{oneshot, watch},
 };
 
-use crate::{Error, RequestTracker, backend::StartBackend, request_tracker::Parts, store_actor::StoreActor};
+use crate::{
+    Error, RequestTracker, StoreBatch,
+    backend::{Start, StartBackend},
+    request_tracker::Parts,
+    store_actor::StoreActor,
+};
 
 /// Which thread the tracker's actors live on.
 ///
@@ -149,11 +154,24 @@ fn own_runtime() -> Result<Runtime, Error> {
 
 /// Starts backend actors on one store: every restart is on the same `Arc`, for a memory store holds the records.
 pub(crate) fn backends<S: Store>(store: Arc<S>, limit: Duration) -> Backends {
-    Box::new(move |runtime| {
-        // Ends with the tracker, and before the timers that calls under way are bound by.
-        let alive = watch::Sender::new(());
-        Arc::new(move || {
-            StoreActor::start(store.clone(), limit, runtime.clone(), alive.subscribe()).recipient()
-        })
-    })
+    // Ends with the tracker, and before the timers that calls under way are bound by.
+    Box::new(move |runtime| Arc::new(OnStore { store, limit, runtime, alive: watch::Sender::new(()) }))
+}
+
+struct OnStore<S> {
+    store: Arc<S>,
+    limit: Duration,
+    runtime: runtime::Handle,
+    alive: watch::Sender<()>,
+}
+
+impl<S: Store> Start for OnStore<S> {
+    fn start(&self) -> Recipient<StoreBatch> {
+        let ended = self.alive.subscribe();
+        StoreActor::start(self.store.clone(), self.limit, self.runtime.clone(), ended).recipient()
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
 }

@@ -52,6 +52,7 @@ mod request_tracker;
 mod actor_store;
 mod backend;
 mod gate;
+mod read_through;
 mod store_actor;
 mod swap;
 
@@ -73,6 +74,7 @@ pub use lease::Lease;
 pub use permit::{Permit, Settling};
 
 pub use actor_store::ActorStore;
+pub use read_through::ReadThrough;
 pub use request_tracker::RequestTracker;
 pub use store_actor::{StoreBatch, StoreReplies};
 pub use swap::{SwapPolicy, SwapReport};

@@ -28,7 +28,7 @@ use crate::{
     Error, Forgotten, Lease, Permit, Settled, ShutdownReport, StatusReport, SwapPolicy, Tracked,
     backend::{Backend, FirstSetup, StartBackend},
     inbox::{Inbox, Input, Reply, Slot},
-    swap::{self, Begun, Held, NewBackend, Step, Swap},
+    swap::{self, Begun, Held, Step, Swap},
     track::Defaults,
 };
 
@@ -193,10 +193,12 @@ impl RequestTracker {
 
     fn swap(&mut self, step: Step) {
         match step {
-            Step::Ask { backend: NewBackend { backends, capabilities }, policy, reply } => {
+            Step::Ask { backend, policy, reply } => {
+                let capabilities = backend.capabilities;
+                let (old, runtime) = (self.backend.store(), self.runtime.clone());
                 let swap = Swap {
                     inbox: self.inbox.clone(),
-                    start: backends(self.runtime.clone(), self.store_limit),
+                    start: backend.start(&policy, old, runtime, self.store_limit),
                     capabilities,
                     policy,
                     secret_check: self.secret_check,

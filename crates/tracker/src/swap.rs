@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use crate::{
-    Error, ErrorKind, StoreBatch, StoreReplies,
-    backend::StartBackend,
+    ActorStore, Error, ErrorKind, ReadThrough, StoreBatch, StoreReplies,
+    backend::{Start, StartBackend},
     host::backends,
     inbox::{Inbox, Input, Reply},
 };
@@ -51,21 +51,34 @@ const PAGE: usize = 256;
 #[must_use = "a policy does nothing by itself"]
 pub struct SwapPolicy {
     to: String,
-    copies: bool,
+    records: Records,
     less_durable: bool,
     sole_user: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Records {
+    Copied,
+    ReadThrough,
+    Forgotten,
 }
 
 impl SwapPolicy {
     /// Copies all records while requests run, then what has changed meanwhile. Needs a store that can be scanned, and one
     /// that can be restored to.
     pub fn copy(to: impl Into<String>) -> Self {
-        Self { to: to.into(), copies: true, less_durable: false, sole_user: false }
+        Self { to: to.into(), records: Records::Copied, less_durable: false, sole_user: false }
+    }
+
+    /// Moves every record when it is asked for; see [`ReadThrough`]. The old store stays in use until the last record in it
+    /// has expired, and a restart must name it: [`Builder::read_through`](crate::Builder::read_through).
+    pub fn read_through(to: impl Into<String>) -> Self {
+        Self { records: Records::ReadThrough, ..Self::copy(to) }
     }
 
     /// Leaves settled records behind. The promise that a swap loses no response (I11) does not hold for it.
     pub fn forget_settled(to: impl Into<String>) -> Self {
-        Self { copies: false, ..Self::copy(to) }
+        Self { records: Records::Forgotten, ..Self::copy(to) }
     }
 
     /// Also to a store that survives less.
@@ -88,8 +101,11 @@ impl SwapPolicy {
                 !new.durability.covers(old.durability) && !self.less_durable,
                 "the new store survives less; say `allow_less_durable` if that is meant",
             ),
-            (self.copies && !old.scan, "the old store cannot be scanned; only `forget_settled` is possible"),
-            (self.copies && !new.restore, "nothing can be restored to the new store"),
+            (
+                self.records == Records::Copied && !old.scan,
+                "the old store cannot be scanned; `read_through` and `forget_settled` are possible",
+            ),
+            (self.records != Records::Forgotten && !new.restore, "nothing can be restored to the new store"),
         ]
         .into_iter()
         .find_map(|(refused, reason)| refused.then_some(reason))
@@ -122,23 +138,54 @@ pub struct SwapReport {
 
 /// A backend that a tracker may move to.
 pub(crate) struct NewBackend {
-    /// Given where the store's own code is to run, and how long a call may take.
-    pub(crate) backends: Box<dyn FnOnce(runtime::Handle, Duration) -> StartBackend + Send>,
+    store: Arc<dyn Store>,
+    /// One that somebody else started.
+    foreign: Option<Recipient<StoreBatch>>,
     pub(crate) capabilities: Capabilities,
 }
 
 impl NewBackend {
     pub(crate) fn store(store: impl Store) -> Self {
-        let store = Arc::new(store);
-        let capabilities = store.capabilities();
-        Self { backends: Box::new(|runtime, limit| backends(store, limit)(runtime)), capabilities }
+        Self { capabilities: store.capabilities(), store: Arc::new(store), foreign: None }
     }
 
-    /// Started and supervised by somebody else: a restart finds the same one.
-    pub(crate) fn actor(recipient: Recipient<StoreBatch>, mut capabilities: Capabilities) -> Self {
-        capabilities.push = false;
-        capabilities.immediate = false;
-        Self { backends: Box::new(|_, _| Arc::new(move || recipient.clone())), capabilities }
+    pub(crate) fn actor(recipient: Recipient<StoreBatch>, capabilities: Capabilities) -> Self {
+        let store = ActorStore::new(recipient.clone(), capabilities);
+        Self { capabilities: store.capabilities(), store: Arc::new(store), foreign: Some(recipient) }
+    }
+
+    /// What starts its actor, in front of the old store if it is to be read through. The store's own code runs on the
+    /// runtime.
+    pub(crate) fn start(
+        self,
+        policy: &SwapPolicy,
+        old: Arc<dyn Store>,
+        runtime: runtime::Handle,
+        limit: Duration,
+    ) -> StartBackend {
+        match (policy.records, self.foreign) {
+            (Records::ReadThrough, _) => {
+                backends(Arc::new(ReadThrough::new(self.store, old)), limit)(runtime)
+            }
+            (_, Some(recipient)) => Arc::new(Foreign { recipient, store: self.store }),
+            (_, None) => backends(Arc::new(self.store), limit)(runtime),
+        }
+    }
+}
+
+/// Started and supervised by somebody else: a restart finds the same one.
+struct Foreign {
+    recipient: Recipient<StoreBatch>,
+    store: Arc<dyn Store>,
+}
+
+impl Start for Foreign {
+    fn start(&self) -> Recipient<StoreBatch> {
+        self.recipient.clone()
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
     }
 }
 
@@ -238,11 +285,18 @@ impl Swap {
         let mut report = match swapped {
             Ok(report) => report,
             Err(error) => {
-                let _ = self.ask(aside, vec![StoreCommand::Close]).await;
+                // Together with the new store the old one would be closed, which is still in use.
+                if self.policy.records != Records::ReadThrough {
+                    let _ = self.ask(aside, vec![StoreCommand::Close]).await;
+                }
                 tracing::warn!(%error, "the swap did not happen");
                 return Err(error);
             }
         };
+        if self.policy.records == Records::ReadThrough {
+            tracing::info!(?report, to = self.policy.to, "swapped; the old store is read through");
+            return Ok(report);
+        }
         let retired = self.ask(aside, vec![StoreCommand::Retire { to: self.policy.to.clone() }]).await;
         report.retired = retired.is_ok_and(|replies| replies.iter().all(Result::is_ok));
         let kept = begun.old_capabilities.durability.local > Survives::Memory;
@@ -264,7 +318,10 @@ impl Swap {
     ) -> Result<SwapReport, Error> {
         let setup = StoreCommand::Setup(Setup::new(self.secret_check, self.clock.now()));
         self.all(&begun.new, vec![setup], "the new store refused to be set up").await?;
-        let in_the_way = if self.policy.copies { self.copy(begun).await? } else { Vec::new() };
+        let in_the_way = match self.policy.records {
+            Records::Copied => self.copy(begun).await?,
+            Records::ReadThrough | Records::Forgotten => Vec::new(),
+        };
         let copied = begun.copied.load(Ordering::Relaxed);
 
         let (reply, held) = oneshot::channel();
@@ -274,7 +331,8 @@ impl Swap {
         let held = timeout(self.store_limit * 4, held).await;
         let held = held.map_err(|_| Error::not_swapped("the calls under way did not end"))?;
         let held = held.map_err(|_| self.inbox.closed())?;
-        let mut ids = held.ids;
+        // What is read through is moved when it is asked for, what runs with its next renewal.
+        let mut ids = if self.policy.records == Records::ReadThrough { Vec::new() } else { held.ids };
         ids.extend(in_the_way);
         ids.sort_unstable();
         ids.dedup();
@@ -282,7 +340,8 @@ impl Swap {
             self.carry(begun, ids, &held.live, carried).await?;
         }
 
-        let (start, new, capabilities) = (self.start.clone(), begun.new.clone(), self.capabilities);
+        let (start, new) = (self.start.clone(), begun.new.clone());
+        let capabilities = start.store().capabilities();
         let (reply, flipped) = oneshot::channel();
         self.inbox.push(Input::Swap(Step::Flip { start, new, capabilities, reply: Some(reply) }));
         undo.0 = None;
@@ -332,7 +391,8 @@ impl Swap {
             let (old, new) = (old.found().map_err(failed)?, new.found().map_err(failed)?);
             let is_live = live.iter().find(|claim| claim.id == *id);
             // Without a copy only what runs comes along.
-            let old = old.filter(|_| self.policy.copies || is_live.is_some());
+            let copies = self.policy.records == Records::Copied;
+            let old = old.filter(|_| copies || is_live.is_some());
             if new.as_ref() == old.as_ref() {
                 // It got there while requests ran; it is not to stay where it was all the same.
                 carried.extend(old.map(|record| (*id, record)));

@@ -11,5 +11,6 @@ mod lifecycle;
 mod once;
 mod permit;
 mod placement;
+mod read_through;
 mod shutdown;
 mod swap;
