@@ -12,3 +12,4 @@ mod kill;
 mod over_http;
 mod payments;
 mod readme;
+mod swap;
