@@ -98,7 +98,7 @@ async fn killed_in_the_middle_of_a_copy_nothing_that_was_acknowledged_is_lost() 
     let (mut in_the_middle, mut after) = (0, 0);
     for round in 0..12u64 {
         let folder = tempfile::tempdir().unwrap();
-        let acknowledged = kill_while_swapping(folder.path(), Duration::from_millis(round * 7));
+        let acknowledged = kill_while_swapping(folder.path(), Duration::from_millis(round * 20));
         assert!(acknowledged.len() as u64 >= RECORDS, "round {round}");
         let old = Tracker::builder(RedbStore::open(folder.path().join("old.redb")).unwrap()).spawn().await;
         let tracker = match old {

@@ -31,8 +31,11 @@ use crate::{
     inbox::{Inbox, Input, Reply},
 };
 
-/// How many records travel together.
-const PAGE: usize = 256;
+/// How many records are copied together while requests run. Each may have a body of a mebibyte.
+const PAGE: usize = 64;
+
+/// How many ids are looked at again together while calls are held: most of them are small, and each batch is a commit.
+const CARRIED: usize = 256;
 
 /// What becomes of the records when a tracker moves to another backend.
 ///
@@ -336,7 +339,7 @@ impl Swap {
         ids.extend(in_the_way);
         ids.sort_unstable();
         ids.dedup();
-        for ids in ids.chunks(PAGE) {
+        for ids in ids.chunks(CARRIED) {
             self.carry(begun, ids, &held.live, carried).await?;
         }
 
@@ -439,7 +442,7 @@ impl Swap {
     async fn release(&self, aside: &Recipient<StoreBatch>, carried: &[(RequestId, Record)]) {
         let running = carried.iter().filter(|(_, record)| !record.state.is_settled());
         let releases: Vec<_> = running.map(|(id, record)| remove(*id, record)).collect();
-        for releases in releases.chunks(PAGE) {
+        for releases in releases.chunks(CARRIED) {
             if let Err(error) = self.ask(aside, releases.to_vec()).await {
                 tracing::warn!(%error, "claims that were carried over are still in the store that was left");
             }
