@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     for callers in CALLERS {
         let (mut ratios, mut lines) = (Vec::new(), Vec::new());
         for _ in 0..load.runs {
-            let folder = tempfile::tempdir_in(".").expect("a folder on this disk");
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on this disk");
             let (batch, bare) = bare_at_its_best(folder.path(), callers, &load);
             let store = store(folder.path(), callers, &load);
             ratios.push(store.cycles / bare);

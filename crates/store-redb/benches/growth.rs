@@ -28,7 +28,7 @@ const GROWTH: f64 = 1.5;
 fn main() -> ExitCode {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let (generation, records) = if quick { (10_000, 20_000) } else { (200_000, 1_000_000) };
-    let folder = tempfile::tempdir_in(".").expect("a folder on this disk");
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on this disk");
     let bounded = growth(&folder.path().join("growth.redb"), generation);
     opening(folder.path(), records);
     if bounded { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,11 +1,19 @@
 use std::{
+    collections::hash_map::RandomState,
+    fs::{File, OpenOptions},
+    hash::BuildHasher,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    path::Path,
+    sync::{
+        OnceLock, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use idempotency_core::{StoreError, StoreErrorKind};
-use redb::Database;
+use redb::{Database, DatabaseError, backends::FileBackend};
 
 use crate::{RedbConfig, error, error::Failure, tables::Tables};
 
@@ -14,15 +22,23 @@ pub(crate) struct Disk {
     config: RedbConfig,
     open: Opener,
     database: RwLock<Option<Database>>,
+    /// What was written into the file when it was made. Opened anew it must be the same file.
+    identity: OnceLock<u64>,
+    /// A reader has seen the disk fail, and the writer has not opened the file anew yet.
+    suspect: AtomicBool,
 }
 
-type Opener = Box<dyn Fn() -> Result<Database, redb::DatabaseError> + Send + Sync>;
+/// Opens the file; makes it only if told so.
+type Opener = Box<dyn Fn(bool) -> Result<Database, DatabaseError> + Send + Sync>;
 
 impl Disk {
     pub(crate) fn open(config: RedbConfig) -> Result<Self, StoreError> {
         let path = config.path.clone();
         let cache = config.cache;
-        let open = move || Database::builder().set_cache_size(cache).create(&path);
+        let open = move |may_make| {
+            let file = open_file(&path, may_make).map_err(redb::StorageError::Io)?;
+            Database::builder().set_cache_size(cache).create_with_backend(FileBackend::new(file)?)
+        };
         Self::open_with(config, Box::new(open))
     }
 
@@ -33,42 +49,69 @@ impl Disk {
         backend: impl Fn() -> B + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         let cache = config.cache;
-        let open = move || Database::builder().set_cache_size(cache).create_with_backend(backend());
+        let open = move |_| Database::builder().set_cache_size(cache).create_with_backend(backend());
         Self::open_with(config, Box::new(open))
     }
 
     fn open_with(config: RedbConfig, open: Opener) -> Result<Self, StoreError> {
-        let disk = Self { config, open, database: RwLock::new(None) };
+        let (database, identity, suspect) = (RwLock::new(None), OnceLock::new(), AtomicBool::new(false));
+        let disk = Self { config, open, database, identity, suspect };
         disk.reopen()?;
         Ok(disk)
     }
 
-    /// Closes what is open and opens it anew, which repairs it.
+    /// Closes what is open and opens it anew, which repairs it. Only the first time the file may be made: one that is
+    /// gone, or another one in its place, must not be taken for a store in which nothing has happened.
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // First, for it holds the lock of the file.
-        drop(database.take());
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = (self.open)().map_err(|error| error::open_error(&error))?;
-            self.prepare(&database)?;
-            Ok(database)
+            // First, for it holds the lock of the file.
+            drop(database.take());
+            let opened =
+                (self.open)(self.identity.get().is_none()).map_err(|error| error::open_error(&error))?;
+            let identity = self.prepare(&opened)?;
+            if *self.identity.get_or_init(|| identity) != identity {
+                let message = "another file is where the store's was";
+                return Err(StoreError::new(StoreErrorKind::Unavailable, message).not_applied());
+            }
+            Ok(opened)
         }));
         *database = Some(opened.unwrap_or_else(|_| Err(Failure::Panicked.error(false)))?);
+        self.suspect.store(false, Ordering::SeqCst);
         Ok(())
     }
 
-    fn prepare(&self, database: &Database) -> Result<(), StoreError> {
+    /// Checks what is in the file, or prepares a new one. Returns what tells it from other files.
+    fn prepare(&self, database: &Database) -> Result<u64, StoreError> {
         let prepare = || {
             let txn = database.begin_write()?;
+            let is_new = txn.list_tables()?.next().is_none();
             let mut tables = Tables::open(&txn)?;
-            if let Err(refused) = tables.check_schema()? {
-                return Ok(Err(refused));
-            }
+            let identity =
+                match tables.check_schema(is_new, RandomState::new().hash_one(&self.config.path))? {
+                    Ok(identity) => identity,
+                    Err(refused) => return Ok(Err(refused)),
+                };
             drop(tables);
-            txn.commit()?;
-            Ok(Ok(()))
+            if is_new {
+                tracing::info!(path = %self.config.path.display(), "a new store is made");
+                txn.commit()?;
+                sync_folder(&self.config.path);
+            } else {
+                txn.abort()?;
+            }
+            Ok(Ok(identity))
         };
         prepare().unwrap_or_else(|failure: Failure| Err(failure.error(false)))
+    }
+
+    /// A reader has seen it fail.
+    pub(crate) fn suspect(&self) {
+        self.suspect.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect.load(Ordering::SeqCst)
     }
 
     pub(crate) fn close(&self) {
@@ -84,13 +127,39 @@ impl Disk {
         self.config.quick_repair
     }
 
-    pub(crate) fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.config.path
     }
 }
 
 /// How long a file that could not be opened is left alone.
 pub(crate) const REST: Duration = Duration::from_millis(200);
+
+/// Responses are in it: nobody but its owner may read it.
+fn open_file(path: &Path, may_make: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(may_make).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    if !may_make && file.metadata()?.len() == 0 {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the file was emptied"));
+    }
+    Ok(file)
+}
+
+/// That a new file is in its folder must survive, too. A system that cannot say so for a folder does it by itself.
+fn sync_folder(path: &Path) {
+    if let Some(folder) = path.parent() {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    }
+}
+
+/// The job was sent, and its answer will not come: nobody knows whether it was done.
+pub(crate) fn died() -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, "the thread that writes died")
+}
 
 pub(crate) fn closed() -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, "the file is not open").not_applied()

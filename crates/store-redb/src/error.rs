@@ -1,6 +1,6 @@
 use std::io;
 
-use idempotency_core::{StoreError, StoreErrorKind};
+use idempotency_core::{StoreCommand, StoreError, StoreErrorKind};
 use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionError};
 
 /// Why a transaction cannot go on. What one command did wrong is its own error; this is one of all.
@@ -12,7 +12,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// As the error of one command. `may_be_applied` if the commit had begun.
+    /// `may_be_applied` if the commit had begun.
     pub(crate) fn error(&self, may_be_applied: bool) -> StoreError {
         let error = match self {
             Self::Storage(StorageError::Io(error)) => io_error(error),
@@ -39,6 +39,17 @@ fn io_error(error: &io::Error) -> StoreError {
     StoreError::new(kind, message).with_source(error.to_string())
 }
 
+/// What a command hears of an error of all. Only what begins something is refused for want of room: a result must be
+/// tried again until there is some, or its body would be given up.
+pub(crate) fn of_command(command: &StoreCommand, error: &StoreError) -> StoreError {
+    let begins = matches!(command, StoreCommand::Insert(_) | StoreCommand::Restore { .. });
+    if error.kind() != StoreErrorKind::Full || begins {
+        return error.clone();
+    }
+    let full = StoreError::new(StoreErrorKind::Unavailable, "the disk is full");
+    if error.was_not_applied() { full.not_applied() } else { full }
+}
+
 /// Why the file cannot be opened.
 pub(crate) fn open_error(error: &DatabaseError) -> StoreError {
     let (kind, message) = match error {
@@ -48,18 +59,23 @@ pub(crate) fn open_error(error: &DatabaseError) -> StoreError {
         DatabaseError::UpgradeRequired(_) => {
             (StoreErrorKind::Misconfigured, "the file has an older format of redb")
         }
-        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+        DatabaseError::Storage(StorageError::Io(error)) => {
             return match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => io_error(error),
-                _ => StoreError::new(
-                    StoreErrorKind::Misconfigured,
-                    format!("the file cannot be opened: {error}"),
-                ),
+                io::ErrorKind::NotFound
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::ReadOnlyFilesystem => {
+                    let message = format!("the file cannot be opened: {error}");
+                    StoreError::new(StoreErrorKind::Misconfigured, message)
+                }
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                    let message = "the file is no redb database, or a damaged one";
+                    StoreError::new(StoreErrorKind::Corrupt, message).with_source(error.to_string())
+                }
+                _ => io_error(error),
             }
             .not_applied();
-        }
-        DatabaseError::Storage(StorageError::Io(_)) => {
-            (StoreErrorKind::Corrupt, "the file is no redb database, or a damaged one")
         }
         DatabaseError::Storage(StorageError::Corrupted(_)) => {
             (StoreErrorKind::Corrupt, "the file is damaged")

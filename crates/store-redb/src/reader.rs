@@ -2,10 +2,14 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc::Receiver},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender},
+    },
 };
 
 use futures_channel::oneshot;
+use futures_executor::block_on;
 use idempotency_core::{Cursor, RequestId, StoreError, StoreReply};
 use redb::{ReadTransaction, ReadableDatabase};
 use time::OffsetDateTime;
@@ -14,6 +18,7 @@ use crate::{
     disk::{Disk, closed},
     error::Failure,
     tables::{self, RECORDS},
+    writer::Job,
 };
 
 /// Something to read, and where it goes.
@@ -28,12 +33,24 @@ pub(crate) enum What {
 }
 
 /// Until the last handle is gone.
-pub(crate) fn run(disk: &Disk, reads: &Receiver<Read>) {
+fn run(disk: &Disk, reads: &Receiver<Read>, jobs: &Sender<Job>) {
     while let Ok(read) = reads.recv() {
-        let found = catch_unwind(AssertUnwindSafe(|| answer(disk, &read.what)));
-        let found = found.unwrap_or(Err(Failure::Panicked));
+        let mut found = attempt(disk, &read.what);
+        if found.is_err() {
+            // redb refuses everything after an error until the file is opened anew, which is the writer's to do.
+            disk.suspect();
+            let (reply, mended) = oneshot::channel();
+            let job = Job { commands: Vec::new(), now: OffsetDateTime::UNIX_EPOCH, reply };
+            if jobs.send(job).is_ok() && block_on(mended).is_ok() {
+                found = attempt(disk, &read.what);
+            }
+        }
         let _ = read.reply.send(found.unwrap_or_else(|failure| Err(failure.error(false))));
     }
+}
+
+fn attempt(disk: &Disk, what: &What) -> Result<Result<StoreReply, StoreError>, Failure> {
+    catch_unwind(AssertUnwindSafe(|| answer(disk, what))).unwrap_or(Err(Failure::Panicked))
 }
 
 fn answer(disk: &Disk, what: &What) -> Result<Result<StoreReply, StoreError>, Failure> {
@@ -49,8 +66,12 @@ fn answer(disk: &Disk, what: &What) -> Result<Result<StoreReply, StoreError>, Fa
     })
 }
 
-/// The threads' own handle on the disk.
-pub(crate) fn start(disk: Arc<Disk>, reads: Receiver<Read>) -> std::io::Result<std::thread::JoinHandle<()>> {
+/// With a way to the writer, which ends when this thread has.
+pub(crate) fn start(
+    disk: Arc<Disk>,
+    reads: Receiver<Read>,
+    jobs: Sender<Job>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
     let builder = std::thread::Builder::new().name("idempotency-redb-reader".to_owned());
-    builder.spawn(move || run(&disk, &reads))
+    builder.spawn(move || run(&disk, &reads, &jobs))
 }

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 
 use crate::{
     RedbConfig,
-    disk::{Disk, closed},
+    disk::{Disk, closed, died},
     reader::{self, Read, What},
     writer::{Counts, Job, Writer},
 };
@@ -76,7 +76,10 @@ impl RedbStore {
         let ((jobs, to_write), (reads, to_read)) = (mpsc::channel(), mpsc::channel());
         let writer = Writer::new(self.disk.clone(), to_write, self.counts.clone());
         let builder = thread::Builder::new().name("idempotency-redb-writer".to_owned());
-        let handles = vec![builder.spawn(move || writer.run())?, reader::start(self.disk.clone(), to_read)?];
+        let handles = vec![
+            builder.spawn(move || writer.run())?,
+            reader::start(self.disk.clone(), to_read, jobs.clone())?,
+        ];
         Ok(Threads { jobs, reads, handles })
     }
 
@@ -95,31 +98,34 @@ impl RedbStore {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// `None`: the store is closed.
     fn write(
         &self,
         commands: Vec<StoreCommand>,
         now: OffsetDateTime,
-    ) -> oneshot::Receiver<Vec<Result<StoreReply, StoreError>>> {
+    ) -> Option<oneshot::Receiver<Vec<Result<StoreReply, StoreError>>>> {
         let (reply, replies) = oneshot::channel();
-        if let Some(threads) = &*self.threads() {
-            self.counts.queued.fetch_add(commands.len(), Ordering::Relaxed);
-            // If the thread is gone the reply goes with the job, which tells whoever waits.
-            let _ = threads.jobs.send(Job { commands, now, reply });
-        }
-        replies
+        let threads = self.threads();
+        let threads = threads.as_ref()?;
+        self.counts.queued.fetch_add(commands.len(), Ordering::Relaxed);
+        // If the thread is gone the reply goes with the job, which tells whoever waits.
+        let _ = threads.jobs.send(Job { commands, now, reply });
+        Some(replies)
     }
 
-    fn read(&self, what: What) -> oneshot::Receiver<Result<StoreReply, StoreError>> {
+    fn read(&self, what: What) -> Option<oneshot::Receiver<Result<StoreReply, StoreError>>> {
         let (reply, found) = oneshot::channel();
-        if let Some(threads) = &*self.threads() {
-            let _ = threads.reads.send(Read { what, reply });
-        }
-        found
+        let _ = self.threads().as_ref()?.reads.send(Read { what, reply });
+        Some(found)
+    }
+
+    async fn read_one(&self, what: What) -> Result<StoreReply, StoreError> {
+        self.read(what).ok_or_else(closed)?.await.map_err(|_| closed())?
     }
 
     async fn one(&self, command: StoreCommand, now: OffsetDateTime) -> Result<StoreReply, StoreError> {
-        let mut replies = self.write(vec![command], now).await.map_err(|_| closed())?;
-        replies.pop().unwrap_or_else(|| Err(closed()))
+        let replies = self.write(vec![command], now).ok_or_else(closed)?;
+        replies.await.map_err(|_| died())?.pop().unwrap_or_else(|| Err(died()))
     }
 }
 
@@ -130,7 +136,7 @@ impl Store for RedbStore {
     }
 
     async fn lookup(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
-        self.read(What::Lookup { id: *id, now }).await.map_err(|_| closed())??.found()
+        self.read_one(What::Lookup { id: *id, now }).await?.found()
     }
 
     async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
@@ -155,25 +161,26 @@ impl Store for RedbStore {
             matches!(command, StoreCommand::Lookup(_) | StoreCommand::Scan { .. } | StoreCommand::Close)
         };
         let writes: Vec<StoreCommand> = batch.iter().filter(|command| !is_read(command)).cloned().collect();
-        let mut written = match writes.is_empty() {
-            true => Vec::new().into_iter(),
-            false => match self.write(writes, now).await {
-                Ok(replies) => replies.into_iter(),
-                Err(_) => Vec::new().into_iter(),
-            },
-        };
-        let mut replies = Vec::with_capacity(batch.len());
-        for command in batch {
-            replies.push(match is_read(command) {
-                true => command.call(self, now).await,
-                false => written.next().unwrap_or_else(|| Err(closed())),
-            });
+        let count = writes.len();
+        let written = if writes.is_empty() { None } else { Some(self.write(writes, now)) };
+        // While the writes are on their way: the commands of a batch are independent of each other.
+        let mut read = Vec::new();
+        for command in batch.iter().filter(|command| is_read(command)) {
+            read.push(command.call(self, now).await);
         }
-        replies
+        let written = match written {
+            None => Vec::new(),
+            Some(None) => vec![Err(closed()); count],
+            Some(Some(replies)) => replies.await.unwrap_or_else(|_| vec![Err(died()); count]),
+        };
+        let (mut read, mut written) = (read.into_iter(), written.into_iter());
+        let in_order =
+            batch.iter().map(|command| if is_read(command) { read.next() } else { written.next() });
+        in_order.map(|reply| reply.unwrap_or_else(|| Err(died()))).collect()
     }
 
     async fn scan(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.read(What::Scan { cursor, limit }).await.map_err(|_| closed())??.page()
+        self.read_one(What::Scan { cursor, limit }).await?.page()
     }
 
     async fn restore(

@@ -27,6 +27,9 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// An instant whose bytes are in the order of time.
 type Instant = [u8; 12];
 
+/// How often a prune goes on over records that were only noted too early.
+const STEPS: usize = 64;
+
 /// The two instants before a frame.
 const PREFIX: usize = 24;
 
@@ -68,24 +71,28 @@ impl<'txn> Tables<'txn> {
         })
     }
 
-    /// Notes the version in a new file, and refuses a file of a later one.
-    pub(crate) fn check_schema(&mut self) -> Applied<()> {
-        let found = self.meta.get("schema")?.map(|found| found.value().to_vec());
-        match found.map(|found| found.try_into().map(u32::from_le_bytes)) {
-            None => {
-                self.meta.insert("schema", &SCHEMA.to_le_bytes()[..])?;
-                self.touched(true);
-                Ok(Ok(()))
-            }
-            Some(Ok(SCHEMA)) => Ok(Ok(())),
-            Some(Ok(schema)) => {
-                let message = format!("the file has schema {schema}, and this version knows {SCHEMA}");
-                Ok(Err(StoreError::new(StoreErrorKind::Misconfigured, message).not_applied()))
-            }
-            Some(Err(_)) => {
-                Ok(Err(StoreError::new(StoreErrorKind::Corrupt, "the schema cannot be read").not_applied()))
-            }
+    /// Notes version and identity in a new file, and refuses a file of a later version or of something else. Returns the
+    /// identity.
+    pub(crate) fn check_schema(&mut self, is_new: bool, identity: u64) -> Applied<u64> {
+        if is_new {
+            self.meta.insert("schema", &SCHEMA.to_le_bytes()[..])?;
+            self.meta.insert("identity", &identity.to_le_bytes()[..])?;
+            return Ok(Ok(identity));
         }
+        let read = |name| -> Result<Option<Vec<u8>>, Failure> {
+            Ok(self.meta.get(name)?.map(|found| found.value().to_vec()))
+        };
+        let schema = read("schema")?.and_then(|found| found.try_into().ok()).map(u32::from_le_bytes);
+        let identity = read("identity")?.and_then(|found| found.try_into().ok()).map(u64::from_le_bytes);
+        let refused = match (schema, identity) {
+            (Some(SCHEMA), Some(identity)) => return Ok(Ok(identity)),
+            (Some(schema), _) if schema != SCHEMA => {
+                let message = format!("the file has schema {schema}, and this version knows {SCHEMA}");
+                StoreError::new(StoreErrorKind::Misconfigured, message)
+            }
+            _ => StoreError::new(StoreErrorKind::Misconfigured, "the file is a database of something else"),
+        };
+        Ok(Err(refused.not_applied()))
     }
 
     pub(crate) fn apply(&mut self, command: &StoreCommand, now: OffsetDateTime) -> Applied<StoreReply> {
@@ -196,10 +203,22 @@ impl<'txn> Tables<'txn> {
         Ok(Ok(()))
     }
 
-    /// Looks at `limit` records at most whose time has come: deletes what has expired, notes the others for later.
+    /// Deletes `limit` expired records at most. Those that were only noted too early are noted for later; a step goes on
+    /// over them, within reason, until it has something to show.
     fn prune(&mut self, now: OffsetDateTime, limit: usize) -> Result<Pruned, Failure> {
         let now = instant(now);
-        let end = key(&now, &RequestId::from_bytes([0xff; 32]));
+        let mut pruned = Pruned::default();
+        for _ in 0..STEPS {
+            pruned = self.prune_step(&now, limit)?;
+            if pruned.deleted > 0 || !pruned.more {
+                break;
+            }
+        }
+        Ok(pruned)
+    }
+
+    fn prune_step(&mut self, now: &Instant, limit: usize) -> Result<Pruned, Failure> {
+        let end = key(now, &RequestId::from_bytes([0xff; 32]));
         let mut due: Vec<[u8; 44]> = Vec::new();
         for entry in self.expiry.range::<&[u8; 44]>(..=&end)?.take(limit.saturating_add(1)) {
             due.push(*entry?.0.value());
@@ -209,31 +228,28 @@ impl<'txn> Tables<'txn> {
         let mut deleted = 0;
         for key_of_due in &due {
             let (noted, id) = parts(key_of_due);
-            let expires_at = match self.records.get(id)? {
-                Some(value) if value.value().starts_with(noted) => expires_at(value.value()),
+            let value = match self.records.get(id)? {
+                Some(value) if value.value().starts_with(noted) => Some(value.value().to_vec()),
                 _ => None,
             };
             self.expiry.remove(key_of_due)?;
-            match expires_at {
-                // An entry of a record that is gone, or is noted elsewhere.
-                None => {}
-                Some(expires_at) if expires_at <= now => {
-                    self.records.remove(id)?;
-                    deleted += 1;
-                }
-                Some(expires_at) => {
-                    let mut value = match self.records.get(id)? {
-                        Some(value) => value.value().to_vec(),
-                        None => continue,
-                    };
+            // Else an entry of a record that is gone, or is noted elsewhere.
+            let Some(mut value) = value else { continue };
+            match expires_at(&value) {
+                Some(expires_at) if expires_at > *now => {
                     value[..12].copy_from_slice(&expires_at);
                     self.records.insert(id, &value[..])?;
                     self.expiry.insert(&key(&expires_at, &RequestId::from_bytes(*id)), ())?;
                 }
+                _ => {
+                    self.records.remove(id)?;
+                    deleted += 1;
+                }
             }
         }
         if !due.is_empty() {
-            self.touched(false);
+            // The last step of a prune, so that it does not begin again after a crash, or on a disk that is full.
+            self.touched(deleted > 0 && !more);
         }
         Ok(Pruned { deleted, more })
     }
@@ -274,7 +290,7 @@ fn expires_at(value: &[u8]) -> Option<Instant> {
 fn earliest_expiry(record: &Record) -> OffsetDateTime {
     match record.state {
         State::Processing { lease_until } => {
-            record.expires_at - (lease_until - record.claimed_at).max(time::Duration::ZERO)
+            record.expires_at.saturating_sub((lease_until - record.claimed_at).max(time::Duration::ZERO))
         }
         State::Completed(_) | State::Halted(_) => record.expires_at,
     }
@@ -311,7 +327,8 @@ pub(crate) fn lookup(
     Ok(Ok(Some(record).filter(|record| !record.is_expired(now))))
 }
 
-/// A page of all records in the order of their ids. One that cannot be read is left out, and said so in the log.
+/// A page of all records in the order of their ids. One that cannot be read is an error: left out it would be lost by
+/// whoever copies them.
 pub(crate) fn scan(
     records: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
     cursor: Option<&Cursor>,
@@ -335,10 +352,7 @@ pub(crate) fn scan(
         if seen == limit {
             page.next = Some(Cursor::new(id.as_bytes().to_vec()));
         }
-        match record(value.value()) {
-            Ok(record) => page.records.push((id, record)),
-            Err(error) => tracing::error!(%id, %error, "a record is left out of a scan"),
-        }
+        page.records.push((id, own!(record(value.value()))));
     }
     Ok(Ok(page))
 }

@@ -1,5 +1,6 @@
 use std::{
     fs,
+    future::Future,
     path::PathBuf,
     sync::{
         Arc,
@@ -144,13 +145,14 @@ fn commands_of_one_transaction_see_each_other() {
         StoreCommand::Insert(claim(1)),
         StoreCommand::Insert(rival(1)),
         StoreCommand::Update(complete(1, "done")),
-        StoreCommand::Lookup(id(1)),
+        StoreCommand::Lookup(id(7)),
     ];
     let replies = block_on(store.apply(&batch, now()));
     assert!(matches!(replies[0], Ok(StoreReply::Inserted(Inserted::Claimed))));
     assert!(matches!(replies[1], Ok(StoreReply::Inserted(Inserted::Exists(_)))));
     assert!(matches!(replies[2], Ok(StoreReply::Updated(Updated::Applied))));
-    assert!(matches!(&replies[3], Ok(StoreReply::Found(Some(record))) if record.state.is_settled()));
+    assert!(matches!(&replies[3], Ok(StoreReply::Found(None))));
+    assert!(block_on(store.lookup(&id(1), now())).unwrap().unwrap().state.is_settled());
     assert_eq!(store.commits(), (1, 3), "three writes, one commit; the read is beside it");
 }
 
@@ -185,8 +187,10 @@ fn a_retry_and_a_renewal_cost_no_fsync() {
     let other = rival(1);
     let Inserted::Exists(record) = block_on(store.insert(&other, now())).unwrap() else { panic!() };
     assert_eq!(record.state, State::Processing { lease_until: now() + Duration::from_secs(60) });
-    assert_eq!(block_on(store.prune(now() + 3 * HOUR, 10)).unwrap(), Pruned { deleted: 1, more: false });
     assert_eq!(store.commits().0, before);
+    // The last step of a prune is synced, or it would begin again after a crash.
+    assert_eq!(block_on(store.prune(now() + 3 * HOUR, 10)).unwrap(), Pruned { deleted: 1, more: false });
+    assert_eq!(store.commits().0, before + 1);
 }
 
 #[test]
@@ -348,7 +352,8 @@ fn a_record_that_is_damaged_is_an_error_of_its_own() {
     assert!(matches!(&replies[0], Err(error) if error.kind() == StoreErrorKind::Corrupt));
     assert!(matches!(replies[1], Ok(StoreReply::Updated(Updated::Applied))));
     assert_eq!(block_on(store.lookup(&id(1), now())).unwrap_err().kind(), StoreErrorKind::Corrupt);
-    assert_eq!(block_on(store.scan(None, 10)).unwrap().records.len(), 1);
+    // Left out of a scan it would be lost by whoever copies the records.
+    assert_eq!(block_on(store.scan(None, 10)).unwrap_err().kind(), StoreErrorKind::Corrupt);
     // It expires like any other.
     assert_eq!(block_on(store.prune(now() + 9 * HOUR, 10)).unwrap().deleted, 2);
 }
@@ -442,6 +447,9 @@ fn a_full_disk_is_an_error_nothing_is_lost_and_it_goes_on_when_there_is_room() {
     for number in 20..25 {
         let error = block_on(store.insert(&claim(number), now())).unwrap_err();
         assert!(matches!(error.kind(), StoreErrorKind::Full | StoreErrorKind::Unavailable), "{error}");
+        // A result is never refused for want of room: its body would be given up.
+        let error = block_on(store.update(&complete(1, "done"), now())).unwrap_err();
+        assert!(error.kind() == StoreErrorKind::Unavailable && error.is_retryable(), "{error}");
     }
     disk.full.store(false, Ordering::SeqCst);
     // It is opened anew by itself.
@@ -456,6 +464,103 @@ fn a_full_disk_is_an_error_nothing_is_lost_and_it_goes_on_when_there_is_room() {
     }
     // Whether one that failed was applied is not known; by its owner it can be repeated.
     assert_eq!(block_on(store.insert(&claim(20), now())).unwrap(), Inserted::Claimed);
+}
+
+#[test]
+fn each_kind_of_change_is_synced_but_renewals_which_follow_within_a_second() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    let mut synced = 0;
+    let reason = HaltReason::Panicked;
+    let kept = Change::Complete { response: "done".into(), retention: HOUR };
+    for (number, settle) in (1..).zip([kept, Change::Halt { reason, retention: HOUR }, Change::Release]) {
+        block_on(store.insert(&claim(number), now())).unwrap();
+        assert_eq!(block_on(store.update(&change(number, settle), now())).unwrap(), Updated::Applied);
+        synced += 2;
+        assert_eq!(store.commits().0, synced, "{number}");
+    }
+    block_on(store.insert(&claim(9), now())).unwrap();
+    // Renewals alone, without a moment of rest, for longer than a second: the real disk's real time.
+    let renewed = thread::spawn(move || {
+        for _ in 0..60 {
+            let renew = Change::Renew { lease: HOUR, retention: HOUR };
+            assert_eq!(block_on(store.update(&change(9, renew), now())).unwrap(), Updated::Applied);
+            thread::sleep(Duration::from_millis(25));
+        }
+        store.commits().0
+    });
+    assert!(renewed.join().unwrap() > synced + 1);
+}
+
+#[test]
+fn a_prune_goes_on_over_what_was_only_noted_too_early() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    block_on(async {
+        // Noted for an hour from now, and renewed to live longer; behind them one that has expired.
+        for number in 0..20 {
+            store.insert(&claim(number), now()).await.unwrap();
+            let renew = Change::Renew { lease: 9 * HOUR, retention: HOUR };
+            store.update(&change(number, renew), now()).await.unwrap();
+        }
+        store.insert(&claim(99), now() + Duration::from_secs(1)).await.unwrap();
+        let pruned = store.prune(now() + 2 * HOUR, 4).await.unwrap();
+        assert_eq!(pruned, Pruned { deleted: 1, more: false });
+    });
+}
+
+#[test]
+fn a_file_that_is_gone_or_another_one_is_not_taken_for_an_empty_store() {
+    for other in [false, true] {
+        let (folder, path) = folder();
+        let disk = Disk::open(RedbConfig::new(&path)).unwrap();
+        fs::rename(&path, folder.path().join("aside")).unwrap();
+        if other {
+            drop(RedbStore::open(&path).unwrap());
+        }
+        assert!(disk.reopen().is_err());
+        assert_eq!(path.exists(), other, "nothing was made");
+        // Put back it is the store again.
+        fs::rename(folder.path().join("aside"), &path).unwrap();
+        disk.reopen().unwrap();
+    }
+}
+
+#[test]
+fn a_database_of_something_else_is_refused_and_left_as_it_is() {
+    let (_folder, path) = folder();
+    let database = redb::Database::create(&path).unwrap();
+    let theirs: redb::TableDefinition<&str, u64> = redb::TableDefinition::new("theirs");
+    let txn = database.begin_write().unwrap();
+    txn.open_table(theirs).unwrap().insert("precious", 1).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    refused(&path, StoreErrorKind::Misconfigured, "a database of something else");
+    let database = redb::Database::open(&path).unwrap();
+    assert_eq!(database.begin_write().unwrap().list_tables().unwrap().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_else_may_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, path) = folder();
+    let _store = RedbStore::open(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_need_not_be_done() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    let noop = std::task::Waker::noop();
+    for number in 0..200 {
+        let mut call = Box::pin(async { store.insert(&claim(number), now()).await });
+        let _ = call.as_mut().poll(&mut std::task::Context::from_waker(noop));
+    }
+    block_on(store.insert(&claim(1000), now())).unwrap();
+    let done = block_on(store.scan(None, 1000)).unwrap().records.len();
+    assert!(done < 200, "{done} of 200 calls that were given up were done");
 }
 
 #[test]

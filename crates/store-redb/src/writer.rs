@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use crate::{
     disk::{Disk, REST, closed},
-    error::Failure,
+    error::{Failure, of_command},
     tables::Tables,
 };
 
@@ -52,8 +52,8 @@ pub(crate) struct Writer {
     disk: Arc<Disk>,
     jobs: Receiver<Job>,
     counts: Arc<Counts>,
-    /// Something was committed that is not on the disk yet.
-    unsynced: bool,
+    /// Since when something is committed that is not on the disk yet.
+    unsynced: Option<Instant>,
     /// The disk failed; when it may be opened anew.
     broken: Option<Instant>,
     /// How many commands may be expected to come together, and how long to wait for them.
@@ -63,24 +63,26 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(disk: Arc<Disk>, jobs: Receiver<Job>, counts: Arc<Counts>) -> Self {
-        Self { disk, jobs, counts, unsynced: false, broken: None, expected: 0, linger: Duration::ZERO }
+        Self { disk, jobs, counts, unsynced: None, broken: None, expected: 0, linger: Duration::ZERO }
     }
 
     /// Until the last handle is gone.
     pub(crate) fn run(mut self) {
         loop {
             let first = match self.unsynced {
-                true => self.jobs.recv_timeout(FLUSH_AFTER),
-                false => self.jobs.recv().map_err(RecvTimeoutError::from),
+                Some(since) => self.jobs.recv_timeout((since + FLUSH_AFTER).saturating_duration_since(now())),
+                None => self.jobs.recv().map_err(RecvTimeoutError::from),
             };
             match first {
                 Ok(first) => {
                     let group = self.gather(first);
-                    self.commit(group);
+                    if !group.is_empty() {
+                        self.commit(group);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => self.commit(Vec::new()),
                 Err(RecvTimeoutError::Disconnected) => {
-                    if self.unsynced {
+                    if self.unsynced.is_some() {
                         self.commit(Vec::new());
                     }
                     self.disk.close();
@@ -98,7 +100,14 @@ impl Writer {
             job.commands.len()
         };
         let mut size = taken(&first);
-        let mut group = vec![first];
+        let mut group = Vec::new();
+        // What nobody waits for any more is not done: whoever gave it up sends it again if he still wants it.
+        let take = |job: Job, group: &mut Vec<Job>| {
+            if !job.reply.is_canceled() {
+                group.push(job);
+            }
+        };
+        take(first, &mut group);
         let until = now() + self.linger;
         while size < GROUP {
             let next = match self.jobs.try_recv() {
@@ -108,7 +117,7 @@ impl Writer {
             };
             let Some(job) = next else { break };
             size += taken(&job);
-            group.push(job);
+            take(job, &mut group);
         }
         group
     }
@@ -125,15 +134,14 @@ impl Writer {
             Ok(replies) => {
                 let answered: usize = group.iter().map(|job| job.commands.len()).sum();
                 for (job, replies) in group.into_iter().zip(replies) {
-                    // Whoever asked may have stopped waiting.
-                    let _ = job.reply.send(replies);
+                    answer(job.reply, replies);
                 }
                 self.expected = answered + self.counts.queued.load(Ordering::Relaxed);
             }
             Err((failure, may_be_applied)) => {
                 tracing::error!(path = %self.disk.path().display(), ?failure, "a transaction failed");
                 self.broken = Some(now());
-                self.unsynced = false;
+                self.unsynced = None;
                 refuse(group, &failure.error(may_be_applied));
             }
         }
@@ -157,7 +165,8 @@ impl Writer {
             let applied = job.commands.iter().map(|command| tables.apply(command, job.now));
             replies.push(applied.collect::<Result<Replies, Failure>>().map_err(not_begun)?);
         }
-        let (wrote, must_sync) = (tables.wrote, tables.must_sync || group.is_empty());
+        let overdue = self.unsynced.is_some_and(|since| since + FLUSH_AFTER <= now());
+        let (wrote, must_sync) = (tables.wrote || overdue, tables.must_sync || group.is_empty() || overdue);
         drop(tables);
         if !wrote && !group.is_empty() {
             txn.abort().map_err(Failure::from).map_err(not_begun)?;
@@ -170,7 +179,7 @@ impl Writer {
             let _ = txn.set_durability(Durability::None);
         }
         txn.commit().map_err(Failure::from).map_err(begun)?;
-        self.unsynced = !must_sync;
+        self.unsynced = if must_sync { None } else { self.unsynced.or_else(|| Some(now())) };
         self.counts.commits.fetch_add(u64::from(must_sync), Ordering::Relaxed);
         let commands: usize = group.iter().map(|job| job.commands.len()).sum();
         self.counts.commands.fetch_add(commands as u64, Ordering::Relaxed);
@@ -180,6 +189,10 @@ impl Writer {
     /// Opens the file anew after the disk failed.
     fn mend(&mut self) -> Result<(), StoreError> {
         match self.broken {
+            None if self.disk.is_suspect() => {
+                self.broken = Some(now());
+                self.mend()
+            }
             None => Ok(()),
             Some(not_before) if now() < not_before => Err(closed()),
             Some(_) => match self.disk.reopen() {
@@ -205,6 +218,12 @@ fn now() -> Instant {
 
 fn refuse(group: Vec<Job>, error: &StoreError) {
     for job in group {
-        let _ = job.reply.send(job.commands.iter().map(|_| Err(error.clone())).collect());
+        let replies = job.commands.iter().map(|command| Err(of_command(command, error))).collect();
+        answer(job.reply, replies);
     }
+}
+
+/// Whoever asked may have stopped waiting; and what a foreign waker does is not to end this thread.
+fn answer(reply: oneshot::Sender<Replies>, replies: Replies) {
+    let _ = catch_unwind(AssertUnwindSafe(|| reply.send(replies)));
 }
