@@ -97,7 +97,10 @@ pub struct OnManualClock<O> {
 impl<S: Store, O: Fn() -> S + Send + Sync + 'static> OnManualClock<O> {
     /// `open` makes an empty store.
     pub fn new(open: O) -> Self {
-        Self { clock: ManualClock::default(), open }
+        let clock = ManualClock::default();
+        // No instant is a round one: a store that keeps whole seconds is to be noticed.
+        clock.advance(Duration::from_nanos(123_456_789));
+        Self { clock, open }
     }
 }
 

@@ -82,7 +82,7 @@ impl FaultPlan {
     /// How many of all calls go wrong: 0 to 1.
     #[must_use]
     pub fn rate(mut self, rate: f64) -> Self {
-        self.rate = rate.clamp(0.0, 1.0);
+        self.rate = if rate.is_nan() { 0.0 } else { rate.clamp(0.0, 1.0) };
         self
     }
 
@@ -275,8 +275,11 @@ impl<S: Store> Store for FaultyStore<S> {
         self.call(self.inner.retire(to)).await
     }
 
+    /// Not `immediate`: a delayed call has to be waited for.
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        let mut capabilities = self.inner.capabilities();
+        capabilities.immediate = false;
+        capabilities
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -18,6 +18,9 @@ pub(crate) struct World<F: StoreFactory> {
 pub(crate) const LEASE: u32 = 2;
 pub(crate) const RETENTION: u32 = 2;
 
+/// Longer than any case takes.
+pub(crate) const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+
 pub(crate) fn id(number: u8) -> RequestId {
     RequestId::from_bytes([number; 32])
 }
@@ -130,7 +133,22 @@ impl<F: StoreFactory> World<F> {
 
     /// Asserts that nothing of a record has changed.
     pub(crate) async fn unchanged(&self, id_number: u8, before: &Record) {
-        assert_eq!(self.lookup(id_number).await.as_ref(), Some(before));
+        let now = self.record(id_number).await;
+        self.assert_same(&now, before);
+    }
+
+    /// Asserts that two records are the same one, to the instant where the clock is exact. A store with a clock of its own
+    /// turns its times into the caller's at each answer, which need not give the same twice.
+    #[track_caller]
+    pub(crate) fn assert_same(&self, one: &Record, other: &Record) {
+        if self.factory.is_exact() {
+            assert_eq!(one, other);
+            return;
+        }
+        for (one, other) in times(one).into_iter().zip(times(other)) {
+            assert!((one - other).abs() <= self.ticks(1), "{one} and {other} are more than a tick apart");
+        }
+        assert_eq!(without_times(one), without_times(other));
     }
 
     /// Asserts that an instant is so many ticks from now, exactly where the clock is.
@@ -144,6 +162,26 @@ impl<F: StoreFactory> World<F> {
         let off = (instant - expected).abs();
         assert!(off <= tolerance, "{instant} is {off} off {expected}");
     }
+}
+
+/// The instants in a record.
+fn times(record: &Record) -> [OffsetDateTime; 3] {
+    let lease_until = match record.state {
+        State::Processing { lease_until } => lease_until,
+        State::Completed(_) | State::Halted(_) => record.expires_at,
+    };
+    [record.claimed_at, record.expires_at, lease_until]
+}
+
+/// What two answers must agree in to the letter where the clocks of store and caller are not the same.
+pub(crate) fn without_times(record: &Record) -> Record {
+    let mut record = record.clone();
+    record.claimed_at = OffsetDateTime::UNIX_EPOCH;
+    record.expires_at = OffsetDateTime::UNIX_EPOCH;
+    if let State::Processing { lease_until } = &mut record.state {
+        *lease_until = OffsetDateTime::UNIX_EPOCH;
+    }
+    record
 }
 
 pub(crate) fn response_of(record: &Record) -> &StoredResponse {
