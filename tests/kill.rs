@@ -47,7 +47,7 @@ fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
 }
 
 fn start(folder: &Path) -> Payments {
-    Payments::start_in(folder, &["--lease-ms", "600"])
+    Payments::start_in(folder, &["--lease-ms", "1500"])
 }
 
 /// Clients pay, each with keys of its own and again with keys that were answered, until the server is gone.

@@ -157,26 +157,39 @@ impl Store for RedbStore {
         batch: &[StoreCommand],
         now: OffsetDateTime,
     ) -> Vec<Result<StoreReply, StoreError>> {
-        let is_read = |command: &StoreCommand| {
-            matches!(command, StoreCommand::Lookup(_) | StoreCommand::Scan { .. } | StoreCommand::Close)
+        let what = |command: &StoreCommand| match command {
+            StoreCommand::Lookup(id) => Some(What::Lookup { id: *id, now }),
+            StoreCommand::Scan { cursor, limit } => {
+                Some(What::Scan { cursor: cursor.clone(), limit: *limit })
+            }
+            _ => None,
         };
-        let writes: Vec<StoreCommand> = batch.iter().filter(|command| !is_read(command)).cloned().collect();
+        let is_write = |command: &&StoreCommand| {
+            !matches!(command, StoreCommand::Lookup(_) | StoreCommand::Scan { .. } | StoreCommand::Close)
+        };
+        // All of it is on its way before anything is waited for: the commands of a batch are independent of each other.
+        let writes: Vec<StoreCommand> = batch.iter().filter(is_write).cloned().collect();
         let count = writes.len();
         let written = if writes.is_empty() { None } else { Some(self.write(writes, now)) };
-        // While the writes are on their way: the commands of a batch are independent of each other.
-        let mut read = Vec::new();
-        for command in batch.iter().filter(|command| is_read(command)) {
-            read.push(command.call(self, now).await);
-        }
+        let reads: Vec<_> = batch.iter().filter_map(what).map(|what| self.read(what)).collect();
         let written = match written {
             None => Vec::new(),
             Some(None) => vec![Err(closed()); count],
             Some(Some(replies)) => replies.await.unwrap_or_else(|_| vec![Err(died()); count]),
         };
-        let (mut read, mut written) = (read.into_iter(), written.into_iter());
-        let in_order =
-            batch.iter().map(|command| if is_read(command) { read.next() } else { written.next() });
-        in_order.map(|reply| reply.unwrap_or_else(|| Err(died()))).collect()
+        let (mut reads, mut written) = (reads.into_iter(), written.into_iter());
+        let mut replies = Vec::with_capacity(batch.len());
+        for command in batch {
+            replies.push(match command {
+                StoreCommand::Lookup(_) | StoreCommand::Scan { .. } => match reads.next().flatten() {
+                    Some(found) => found.await.unwrap_or_else(|_| Err(closed())),
+                    None => Err(closed()),
+                },
+                StoreCommand::Close => self.close().await.map(|()| StoreReply::Done),
+                _ => written.next().unwrap_or_else(|| Err(died())),
+            });
+        }
+        replies
     }
 
     async fn scan(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {

@@ -293,7 +293,8 @@ fn twenty_swaps_and_twenty_panics_under_load_lose_nothing_and_run_nothing_twice(
             // A panic may be in its way; then nothing has changed and it is tried again.
             let mut attempts = 0;
             let report = loop {
-                match tracker.swap(new.clone(), copy()).await {
+                let policy = if swaps % 2 == 0 { copy() } else { SwapPolicy::read_through("the new store") };
+                match tracker.swap(new.clone(), policy).await {
                     Ok(report) => break report,
                     Err(error) => {
                         attempts += 1;
@@ -316,6 +317,40 @@ fn twenty_swaps_and_twenty_panics_under_load_lose_nothing_and_run_nothing_twice(
         for number in runs.keys() {
             let retry = tracker.track(Track::new(id(*number), payload())).await.unwrap();
             assert!(matches!(retry, Tracked::Cached { .. } | Tracked::Halted { .. }), "{number}: {retry:?}");
+        }
+    });
+}
+
+/// What is settled is forgotten, as it was said; what runs is not.
+#[test]
+fn swaps_under_load_that_forget_what_is_settled_lose_nothing_that_runs() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let tracker = Tracker::builder(FaultyStore::new()).spawn().await.unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..16u64)
+            .map(|caller| {
+                let (tracker, over) = (tracker.clone(), over.clone());
+                tokio::spawn(async move {
+                    for number in (0u64..).map(|round| round * 16 + caller) {
+                        if over.load(Ordering::SeqCst) {
+                            return number / 16;
+                        }
+                        let permit = init(&tracker, id(number)).await;
+                        sleep(Duration::from_millis(number % 7)).await;
+                        assert_eq!(permit.complete("done").await.unwrap(), Settled::Stored, "{number}");
+                    }
+                    unreachable!("it goes on until it is over")
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            sleep(Duration::from_millis(20)).await;
+            tracker.swap(FaultyStore::new(), SwapPolicy::forget_settled("new")).await.unwrap();
+        }
+        over.store(true, Ordering::SeqCst);
+        for caller in callers {
+            assert!(caller.await.unwrap() > 5, "it worked all the time");
         }
     });
 }

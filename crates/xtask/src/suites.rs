@@ -24,7 +24,11 @@ const TEST: &[Suite] = &[
     Suite { name: "conformance of an example", args: "test --workspace --example custom_store", minutes: 2 },
     Suite { name: "HTTP, examples, parity, house", args: "test --workspace --test workspace", minutes: 6 },
     Suite { name: "documentation", args: "test --workspace --doc", minutes: 4 },
-    Suite { name: "bounds", args: "bench --package idempotency-tracker --bench load -- --quick", minutes: 8 },
+    Suite {
+        name: "bounds",
+        args: "bench --package idempotency-tracker --bench load --bench swap -- --quick",
+        minutes: 8,
+    },
     Suite {
         name: "bounds of the file",
         args: "bench --package idempotency-store-redb --bench commit --bench growth -- --quick",
@@ -35,6 +39,7 @@ const TEST: &[Suite] = &[
 const BENCH: &[Suite] = &[
     Suite { name: "mailbox", args: "bench --package idempotency-tracker --bench mailbox", minutes: 15 },
     Suite { name: "load", args: "bench --package idempotency-tracker --bench load", minutes: 15 },
+    Suite { name: "swap", args: "bench --package idempotency-tracker --bench swap", minutes: 5 },
     Suite { name: "redb growth", args: "bench --package idempotency-store-redb --bench growth", minutes: 20 },
     Suite {
         name: "redb commits",
