@@ -45,10 +45,8 @@ where
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let policy = &self.shared.policy;
-        if !policy.tracks(request.method().as_str()) {
-            return ResponseFuture::untracked(self.service.call(request));
-        }
-        if request.extensions().contains::<IsTracked>() {
+        let tracks = policy.tracks(request.method().as_str());
+        if !tracks || request.extensions().contains::<IsTracked>() {
             return ResponseFuture::untracked(self.service.call(request));
         }
         match request::admit(policy, request.request()) {

@@ -1,6 +1,6 @@
 use time::OffsetDateTime;
 
-use crate::{Fingerprint, HaltReason, Meta, Owner, State};
+use crate::{Change, Fingerprint, HaltReason, Meta, Owner, RequestId, State, Update};
 
 /// All that is kept of one request.
 ///
@@ -47,6 +47,16 @@ impl Record {
         state: State,
     ) -> Self {
         Self { owner, fingerprint, claimed_at, expires_at, meta, state }
+    }
+
+    /// The update that deletes exactly this record, once it was copied elsewhere: a running one is released, a settled one
+    /// forgotten. Somebody else's is fenced.
+    pub fn removal(&self, id: RequestId) -> Update {
+        let change = match self.state {
+            State::Processing { .. } => Change::Release,
+            State::Completed(_) | State::Halted(_) => Change::Forget,
+        };
+        Update::new(id, self.owner, change)
     }
 
     /// Whether the record counts as absent: nothing is served or blocked after it expired (I7).

@@ -4,7 +4,7 @@ use std::{
     mem,
 };
 
-use idempotency_core::{Claim, RequestId, StoreCommand, StoreError, StoreErrorKind, StoreReply};
+use idempotency_core::{Claim, RequestId, StoreCommand, StoreError, StoreReply};
 use time::OffsetDateTime;
 
 use crate::{
@@ -255,14 +255,7 @@ impl Engine {
     }
 
     fn found(&self, caller: Caller, reply: Result<StoreReply, StoreError>, out: &mut Vec<Command>) {
-        let found = match reply {
-            Ok(StoreReply::Found(record)) => Ok(record),
-            Ok(_) => {
-                Err(StoreError::new(StoreErrorKind::Other, "the store did not answer what it was asked"))
-            }
-            Err(error) => Err(error),
-        };
-        let found = found.map_err(|error| Refused::Unavailable {
+        let found = reply.and_then(StoreReply::found).map_err(|error| Refused::Unavailable {
             retry_after: self.config.store_limit,
             source: Some(error),
         });

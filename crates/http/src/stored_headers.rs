@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 /// Which headers of a response are stored.
 ///
 /// ```
@@ -12,8 +14,10 @@
 /// Never, in either mode: headers of the connection (RFC 9110 §7.6.1) and all that `Connection` names. By default all
 /// others but those that belong to the one exchange or to the one client: `Set-Cookie`, `Authorization`,
 /// `WWW-Authenticate`, `Proxy-*`, `Date`, `Age`, `traceparent`, `x-request-id`. `Content-Length` is computed anew.
+///
+/// Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredHeaders(Mode);
+pub struct StoredHeaders(Arc<Mode>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mode {
@@ -46,21 +50,21 @@ const OF_THE_EXCHANGE: &[&str] =
 impl Default for StoredHeaders {
     fn default() -> Self {
         let never = OF_THE_EXCHANGE.iter().copied().map(str::to_owned).collect();
-        Self(Mode::AllBut { never, also: Vec::new() })
+        Self(Arc::new(Mode::AllBut { never, also: Vec::new() }))
     }
 }
 
 impl StoredHeaders {
     /// Only these, whatever they are.
     pub fn only<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
-        Self(Mode::Only(names.into_iter().map(lower).collect()))
+        Self(Arc::new(Mode::Only(names.into_iter().map(lower).collect())))
     }
 
     /// Not this one either.
     #[must_use]
     pub fn never(mut self, name: impl Into<String>) -> Self {
         let name = lower(name);
-        match &mut self.0 {
+        match Arc::make_mut(&mut self.0) {
             Mode::AllBut { never, also } => {
                 also.retain(|also| *also != name);
                 never.push(name);
@@ -74,7 +78,7 @@ impl StoredHeaders {
     #[must_use]
     pub fn also(mut self, name: impl Into<String>) -> Self {
         let name = lower(name);
-        match &mut self.0 {
+        match Arc::make_mut(&mut self.0) {
             Mode::AllBut { also, .. } => also.push(name),
             Mode::Only(names) => names.push(name),
         }
@@ -88,7 +92,7 @@ impl StoredHeaders {
             return false;
         }
         let proxy = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("proxy-"));
-        match &self.0 {
+        match &*self.0 {
             Mode::AllBut { never, also } => {
                 also.iter().any(|also| is(also)) || !proxy && !never.iter().any(|never| is(never))
             }

@@ -26,6 +26,8 @@ pub(crate) struct Disk {
     identity: OnceLock<u64>,
     /// A reader has seen the disk fail, and the writer has not opened the file anew yet.
     suspect: AtomicBool,
+    /// How long it is left alone after it could not be opened.
+    rest: Duration,
 }
 
 /// Opens the file; makes it only if told so.
@@ -39,10 +41,10 @@ impl Disk {
             let file = open_file(&path, may_make).map_err(redb::StorageError::Io)?;
             Database::builder().set_cache_size(cache).create_with_backend(FileBackend::new(file)?)
         };
-        Self::open_with(config, Box::new(open))
+        Self::open_with(config, REST, Box::new(open))
     }
 
-    /// On something else than a file, for tests of disks that fail.
+    /// On something else than a file, for tests of disks that fail: they are not left alone, so that nothing has to wait.
     #[cfg(test)]
     pub(crate) fn open_on<B: redb::StorageBackend>(
         config: RedbConfig,
@@ -50,12 +52,12 @@ impl Disk {
     ) -> Result<Self, StoreError> {
         let cache = config.cache;
         let open = move |_| Database::builder().set_cache_size(cache).create_with_backend(backend());
-        Self::open_with(config, Box::new(open))
+        Self::open_with(config, Duration::ZERO, Box::new(open))
     }
 
-    fn open_with(config: RedbConfig, open: Opener) -> Result<Self, StoreError> {
+    fn open_with(config: RedbConfig, rest: Duration, open: Opener) -> Result<Self, StoreError> {
         let (database, identity, suspect) = (RwLock::new(None), OnceLock::new(), AtomicBool::new(false));
-        let disk = Self { config, open, database, identity, suspect };
+        let disk = Self { config, open, database, identity, suspect, rest };
         disk.reopen()?;
         Ok(disk)
     }
@@ -114,6 +116,10 @@ impl Disk {
         self.suspect.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn rest(&self) -> Duration {
+        self.rest
+    }
+
     pub(crate) fn close(&self) {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         drop(database.take());
@@ -133,7 +139,7 @@ impl Disk {
 }
 
 /// How long a file that could not be opened is left alone.
-pub(crate) const REST: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_millis(200);
 
 /// Responses are in it: nobody but its owner may read it.
 fn open_file(path: &Path, may_make: bool) -> io::Result<File> {

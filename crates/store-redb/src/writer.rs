@@ -16,7 +16,7 @@ use redb::Durability;
 use time::OffsetDateTime;
 
 use crate::{
-    disk::{Disk, REST, closed},
+    disk::{Disk, closed},
     error::{Failure, of_command},
     tables::Tables,
 };
@@ -202,7 +202,7 @@ impl Writer {
                     Ok(())
                 }
                 Err(error) => {
-                    self.broken = Some(now() + REST);
+                    self.broken = Some(now() + self.disk.rest());
                     Err(error)
                 }
             },

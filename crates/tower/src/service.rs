@@ -53,10 +53,8 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        if !self.shared.policy.tracks(request.method().as_str()) {
-            return ResponseFuture::untracked(self.inner.call(request.map(RequestBody::untouched)));
-        }
-        if request.extensions().get::<IsTracked>().is_some() {
+        let tracks = self.shared.policy.tracks(request.method().as_str());
+        if !tracks || request.extensions().get::<IsTracked>().is_some() {
             return ResponseFuture::untracked(self.inner.call(request.map(RequestBody::untouched)));
         }
         let (parts, body) = request.into_parts();

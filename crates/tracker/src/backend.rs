@@ -59,7 +59,7 @@ pub(crate) struct Backend {
     under_way: FuturesUnordered<UnderWay>,
     /// A swap holds calls back.
     held: bool,
-    /// A swap wants to know which ids are written.
+    /// A swap wants to know which ids calls are about.
     noted: Option<HashSet<RequestId>>,
     /// Times that the backend died in a row, without a call that succeeded in between.
     deaths: u32,
@@ -128,15 +128,14 @@ impl Backend {
         self.start.store()
     }
 
-    /// Starts an actor beside the one in use, and notes from now on which ids are written. `None` if there is nothing that
-    /// could be swapped: the backend is down.
+    /// Starts an actor beside the one in use, and notes from now on which ids calls are about; those of calls under way are
+    /// said. `None` if there is nothing that could be swapped: the backend is down.
     pub(crate) fn begin_swap(
         &mut self,
         start: &StartBackend,
+        under_way: impl Iterator<Item = RequestId>,
     ) -> Option<(Recipient<StoreBatch>, Recipient<StoreBatch>)> {
         let State::Up(old) = &self.state else { return None };
-        // What was sent before may arrive after a page was read.
-        let under_way = self.under_way.iter().flat_map(|under_way| under_way.ids.iter().copied());
         self.noted = Some(under_way.collect());
         Some((old.clone(), start.start()))
     }
@@ -150,7 +149,7 @@ impl Backend {
         self.under_way.is_empty()
     }
 
-    /// The ids that were written since the swap began.
+    /// The ids that calls were about since the swap began.
     pub(crate) fn noted(&mut self) -> HashSet<RequestId> {
         self.noted.take().unwrap_or_default()
     }
@@ -203,9 +202,8 @@ impl Backend {
             let most = if together { self.calls.len().min(MAX_BATCH) } else { 1 };
             let (calls, commands): (Vec<_>, Vec<_>) =
                 self.calls.drain(..most).map(|(call, command, _)| (call, command)).collect();
-            let ids: Vec<RequestId> = commands.iter().filter_map(written).collect();
             if let Some(noted) = &mut self.noted {
-                noted.extend(&ids);
+                noted.extend(commands.iter().filter_map(StoreCommand::id));
             }
             let request = recipient.send(StoreBatch { commands, now });
             // The actor bounds its calls; this bound is for a store that blocks its thread, and for an actor that
@@ -214,7 +212,7 @@ impl Backend {
                 true => Box::pin(request),
                 false => Box::pin(request.timeout(self.store_limit * 3)),
             };
-            self.under_way.push(UnderWay { calls, ids, request });
+            self.under_way.push(UnderWay { calls, request });
         }
         true
     }
@@ -396,20 +394,9 @@ fn setup_answer(replies: Result<StoreReplies, MailboxError>) -> Result<(), Store
     }
 }
 
-/// The id that a command may write.
-fn written(command: &StoreCommand) -> Option<RequestId> {
-    match command {
-        StoreCommand::Insert(claim) => Some(claim.id),
-        StoreCommand::Update(update) => Some(update.id),
-        _ => None,
-    }
-}
-
 /// A batch on its way.
 struct UnderWay {
     calls: Vec<Call>,
-    /// Those that it may write.
-    ids: Vec<RequestId>,
     request: Pin<Box<RecipientRequest<StoreBatch>>>,
 }
 

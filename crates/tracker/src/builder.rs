@@ -36,6 +36,12 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 #[must_use = "nothing runs before `spawn`"]
 pub struct Builder<S> {
     store: Arc<S>,
+    settings: Settings,
+}
+
+/// All but the store.
+#[derive(Debug)]
+struct Settings {
     lease: Duration,
     retention: Duration,
     work_limit: Duration,
@@ -54,8 +60,7 @@ pub struct Builder<S> {
 impl<S: Store> Builder<S> {
     pub(crate) fn new(store: S) -> Self {
         let config = Config::default();
-        Self {
-            store: Arc::new(store),
+        let settings = Settings {
             lease: DEFAULT_LEASE,
             retention: DEFAULT_RETENTION,
             work_limit: Duration::from_secs(15 * 60),
@@ -69,122 +74,92 @@ impl<S: Store> Builder<S> {
             clock: Arc::new(SystemClock::new()),
             secret: None,
             placement: Placement::default(),
-        }
+        };
+        Self { store: Arc::new(store), settings }
     }
 
     /// Moves what is missing here from this older store when it is asked for; see [`ReadThrough`]. Until the last record in
     /// it has expired, so that a restart does not forget.
     pub fn read_through<O: Store>(self, old: O) -> Builder<ReadThrough<Arc<S>, O>> {
-        let Self {
-            store,
-            lease,
-            retention,
-            work_limit,
-            on_orphan,
-            store_limit,
-            put_patience,
-            prune_every,
-            prune_limit,
-            max_in_flight,
-            max_queued,
-            clock,
-            secret,
-            placement,
-        } = self;
-        Builder {
-            store: Arc::new(ReadThrough::new(store, old)),
-            lease,
-            retention,
-            work_limit,
-            on_orphan,
-            store_limit,
-            put_patience,
-            prune_every,
-            prune_limit,
-            max_in_flight,
-            max_queued,
-            clock,
-            secret,
-            placement,
-        }
+        Builder { store: Arc::new(ReadThrough::new(self.store, old)), settings: self.settings }
     }
 
     /// How long a claim stands without a sign of life: 15 s, at least three store limits. It is renewed at a third.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+        self.settings.lease = lease;
         self
     }
 
     /// How long a settled record is kept: 24 h, more than nothing.
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.retention = retention;
+        self.settings.retention = retention;
         self
     }
 
     /// How long a claim is renewed: 15 min. Work that takes longer may be taken for dead.
     pub fn work_limit(mut self, work_limit: Duration) -> Self {
-        self.work_limit = work_limit;
+        self.settings.work_limit = work_limit;
         self
     }
 
     /// What to do where the earlier caller is gone: [`OnOrphan::Halt`].
     pub fn on_orphan(mut self, on_orphan: OnOrphan) -> Self {
-        self.on_orphan = on_orphan;
+        self.settings.on_orphan = on_orphan;
         self
     }
 
     /// How long one call of the store may take: 2 s; 1 ms to 1 h, at most a third of the lease.
     pub fn store_limit(mut self, store_limit: Duration) -> Self {
-        self.store_limit = store_limit;
+        self.settings.store_limit = store_limit;
         self
     }
 
     /// How long a result keeps its caller waiting while the store does not take it: 1 s, at most 1 h.
     pub fn put_patience(mut self, put_patience: Duration) -> Self {
-        self.put_patience = put_patience;
+        self.settings.put_patience = put_patience;
         self
     }
 
     /// How often expired records are pruned: every 60 s, give or take a tenth, so that nodes which were started
     /// together do not prune together.
     pub fn prune_every(mut self, prune_every: Duration) -> Self {
-        self.prune_every = prune_every;
+        self.settings.prune_every = prune_every;
         self
     }
 
     /// How many records one prune step deletes at most: 128. It rests for 1 ms before each step, so that requests pass.
     pub fn prune_limit(mut self, prune_limit: usize) -> Self {
-        self.prune_limit = prune_limit;
+        self.settings.prune_limit = prune_limit;
         self
     }
 
     /// How many claims may be live at once: 4,096. Past it a `Track` that would claim is refused; replays are not.
     pub fn max_in_flight(mut self, max_in_flight: usize) -> Self {
-        self.max_in_flight = max_in_flight;
+        self.settings.max_in_flight = max_in_flight;
         self
     }
 
     /// How many callers may wait for the answer to a `Track` at once: 16,384. Past it they are refused at once.
     pub fn max_queued(mut self, max_queued: usize) -> Self {
-        self.max_queued = max_queued;
+        self.settings.max_queued = max_queued;
         self
     }
 
     /// What time it is: [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.settings.clock = Arc::new(clock);
         self
     }
 
     /// Keys the hashes that the handle derives, and is verified by the store. None by default: see [`Secret`].
     pub fn secret(mut self, secret: Secret) -> Self {
-        self.secret = Some(secret);
+        self.settings.secret = Some(secret);
         self
     }
 
     /// Which thread the actors live on: one of their own.
     pub fn placement(mut self, placement: Placement) -> Self {
-        self.placement = placement;
+        self.settings.placement = placement;
         self
     }
 
@@ -202,20 +177,20 @@ impl<S: Store> Builder<S> {
     /// With [`Placement::Local`] outside a `LocalSet`.
     pub async fn spawn(self) -> Result<TrackerHandle, Error> {
         self.check()?;
-        let (inbox, receiver) = Inbox::new(self.max_queued);
+        let (inbox, receiver) = Inbox::new(self.settings.max_queued);
         let (started, on_started) = oneshot::channel();
         let capabilities = self.store.capabilities();
-        let secret_check = self.secret.as_ref().map_or_else(SecretCheck::unkeyed, Secret::check);
+        let secret_check = self.settings.secret.as_ref().map_or_else(SecretCheck::unkeyed, Secret::check);
         let config = Config {
-            store_limit: self.store_limit,
-            put_patience: self.put_patience,
-            prune_every: (!capabilities.native_expiry).then_some(self.prune_every),
-            prune_limit: self.prune_limit,
-            max_in_flight: self.max_in_flight,
+            store_limit: self.settings.store_limit,
+            put_patience: self.settings.put_patience,
+            prune_every: (!capabilities.native_expiry).then_some(self.settings.prune_every),
+            prune_limit: self.settings.prune_limit,
+            max_in_flight: self.settings.max_in_flight,
         };
         let defaults = self.defaults();
         let parts = {
-            let (clock, inbox) = (self.clock.clone(), inbox.clone());
+            let (clock, inbox) = (self.settings.clock.clone(), inbox.clone());
             move |start_backend, runtime, stopped| Parts {
                 config,
                 defaults,
@@ -230,11 +205,12 @@ impl<S: Store> Builder<S> {
                 stopped,
             }
         };
-        let (host, addr) = Host::start(self.placement, backends(self.store, self.store_limit), parts)?;
+        let (host, addr) =
+            Host::start(self.settings.placement, backends(self.store, self.settings.store_limit), parts)?;
         let died = || Error::new(ErrorKind::ShuttingDown);
         let addr = addr.await.map_err(|_| died())?;
         // Made now, so that dropping this future abandons the tracker.
-        let tracker = TrackerHandle::new(inbox, addr, host, self.clock, self.secret);
+        let tracker = TrackerHandle::new(inbox, addr, host, self.settings.clock, self.settings.secret);
         match on_started.await {
             Ok(Ok(())) => Ok(tracker),
             Ok(Err(error)) => {
@@ -247,27 +223,33 @@ impl<S: Store> Builder<S> {
 
     fn defaults(&self) -> Defaults {
         Defaults {
-            lease: self.lease,
-            retention: self.retention,
-            work_limit: self.work_limit,
-            on_orphan: self.on_orphan,
-            store_limit: self.store_limit,
+            lease: self.settings.lease,
+            retention: self.settings.retention,
+            work_limit: self.settings.work_limit,
+            on_orphan: self.settings.on_orphan,
+            store_limit: self.settings.store_limit,
         }
     }
 
     fn check(&self) -> Result<(), Error> {
         let positive = [
-            (self.store_limit < MILLISECOND, "a store limit of less than 1 ms lets no call succeed"),
-            (self.store_limit > HOUR, "a store limit of more than 1 h keeps callers waiting for ever"),
-            (self.put_patience > HOUR, "a put patience of more than 1 h keeps callers waiting for ever"),
-            (self.prune_every < MILLISECOND, "pruning at every instant does nothing else"),
-            (self.prune_limit == 0, "a prune step that deletes nothing never ends"),
-            (self.max_in_flight == 0, "with no claim allowed in flight no request can run"),
-            (self.max_queued == 0, "with no caller allowed to wait every request is refused"),
+            (self.settings.store_limit < MILLISECOND, "a store limit of less than 1 ms lets no call succeed"),
+            (
+                self.settings.store_limit > HOUR,
+                "a store limit of more than 1 h keeps callers waiting for ever",
+            ),
+            (
+                self.settings.put_patience > HOUR,
+                "a put patience of more than 1 h keeps callers waiting for ever",
+            ),
+            (self.settings.prune_every < MILLISECOND, "pruning at every instant does nothing else"),
+            (self.settings.prune_limit == 0, "a prune step that deletes nothing never ends"),
+            (self.settings.max_in_flight == 0, "with no claim allowed in flight no request can run"),
+            (self.settings.max_queued == 0, "with no caller allowed to wait every request is refused"),
         ];
         if let Some((_, reason)) = positive.into_iter().find(|(wrong, _)| *wrong) {
             return Err(Error::invalid(reason));
         }
-        self.defaults().check(self.lease, self.retention, self.work_limit)
+        self.defaults().check(self.settings.lease, self.settings.retention, self.settings.work_limit)
     }
 }

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use futures_util::{future::join_all, stream::BoxStream};
 use idempotency_core::{
     Capabilities, Change, Claim, Cursor, Durability, Inserted, Page, Pruned, Record, RequestId, Restored,
-    Setup, State, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update, Updated,
+    Setup, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update, Updated,
 };
 use time::OffsetDateTime;
 
@@ -42,11 +42,7 @@ impl<N: Store, O: Store> ReadThrough<N, O> {
             // Somebody was faster, or the new one knows better.
             return Ok(true);
         }
-        let change = match record.state {
-            State::Processing { .. } => Change::Release,
-            State::Completed(_) | State::Halted(_) => Change::Forget,
-        };
-        self.old.update(&Update::new(*id, record.owner, change), now).await?;
+        self.old.update(&record.removal(*id), now).await?;
         Ok(true)
     }
 }

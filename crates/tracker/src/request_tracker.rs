@@ -249,7 +249,8 @@ impl RequestTracker {
         if self.swapping.is_some() {
             return Err(Error::not_swapped("another swap is under way"));
         }
-        let Some((old, new)) = self.backend.begin_swap(start) else {
+        // What was sent before may arrive after a page was read.
+        let Some((old, new)) = self.backend.begin_swap(start, self.engine.ids()) else {
             return Err(Error::not_swapped("the backend is being restarted"));
         };
         let copied = Arc::<AtomicUsize>::default();

@@ -15,8 +15,8 @@ use std::{
 
 use actix::Recipient;
 use idempotency_core::{
-    Capabilities, Change, Claim, Clock, Inserted, Record, RequestId, Restored, SecretCheck, Setup, State,
-    Store, StoreCommand, StoreError, StoreReply, Survives, Update,
+    Capabilities, Change, Claim, Clock, Inserted, Record, RequestId, Restored, SecretCheck, Setup, Store,
+    StoreCommand, StoreError, StoreReply, Survives, Update,
 };
 use tokio::{
     runtime,
@@ -68,7 +68,7 @@ enum Records {
 
 impl SwapPolicy {
     /// Copies all records while requests run, then what has changed meanwhile. Needs a store that can be scanned, and one
-    /// that can be restored to.
+    /// that can be restored to, and that is empty: after a swap that failed, take another one for the next attempt.
     pub fn copy(to: impl Into<String>) -> Self {
         Self { to: to.into(), records: Records::Copied, less_durable: false, sole_user: false }
     }
@@ -129,7 +129,7 @@ impl SwapPolicy {
 pub struct SwapReport {
     /// Records that were copied while requests ran.
     pub copied: usize,
-    /// Records that were copied, again or for the first time, while calls were held.
+    /// Records that were looked at while calls were held, and copied, again or for the first time, where they differed.
     pub carried: usize,
     /// Claims among them whose permit lives in this process.
     pub live: usize,
@@ -269,6 +269,17 @@ impl Drop for Undo {
     }
 }
 
+/// What has been done so far.
+#[derive(Default)]
+struct Progress {
+    /// The releases of running claims that a copy may have put into the new store.
+    copied: Vec<Update>,
+    /// The same of those that were looked at while calls were held, which are to leave one of the two.
+    carried: Vec<Update>,
+    /// How many records the new store had to have while calls were held.
+    looked_at: usize,
+}
+
 impl Swap {
     pub(crate) async fn run(self) -> Result<SwapReport, Error> {
         let (reply, begun) = oneshot::channel();
@@ -277,14 +288,17 @@ impl Swap {
         self.inbox.push(Input::Swap(Step::Begin { start, capabilities, policy, reply: Some(reply) }));
         let begun = begun.await.map_err(|_| self.inbox.closed())??;
         let mut undo = Undo(Some(self.inbox.clone()));
-        let (mut carried, mut old_start) = (Vec::new(), None);
-        let swapped = self.carry_over(&begun, &mut carried, &mut undo, &mut old_start).await;
+        let (mut progress, mut old_start) = (Progress::default(), None);
+        let swapped = self.carry_over(&begun, &mut progress, &mut undo, &mut old_start).await;
+        // Claims that live on in the other store would block their ids in this one, should it be used again.
         let aside = match &swapped {
             Ok(_) => &begun.old,
-            // Claims that were carried would block their ids there, should it be used again.
-            Err(_) => &begun.new,
+            Err(_) => {
+                progress.carried.append(&mut progress.copied);
+                &begun.new
+            }
         };
-        self.release(aside, &carried).await;
+        self.release(aside, &progress.carried).await;
         let mut report = match swapped {
             Ok(report) => report,
             Err(error) => {
@@ -315,14 +329,14 @@ impl Swap {
     async fn carry_over(
         &self,
         begun: &Begun,
-        carried: &mut Vec<(RequestId, Record)>,
+        progress: &mut Progress,
         undo: &mut Undo,
         old_start: &mut Option<StartBackend>,
     ) -> Result<SwapReport, Error> {
         let setup = StoreCommand::Setup(Setup::new(self.secret_check, self.clock.now()));
         self.all(&begun.new, vec![setup], "the new store refused to be set up").await?;
         let in_the_way = match self.policy.records {
-            Records::Copied => self.copy(begun).await?,
+            Records::Copied => self.copy(begun, progress).await?,
             Records::ReadThrough | Records::Forgotten => Vec::new(),
         };
         let copied = begun.copied.load(Ordering::Relaxed);
@@ -340,7 +354,7 @@ impl Swap {
         ids.sort_unstable();
         ids.dedup();
         for ids in ids.chunks(CARRIED) {
-            self.carry(begun, ids, &held.live, carried).await?;
+            self.carry(begun, ids, &held.live, progress).await?;
         }
 
         let (start, new) = (self.start.clone(), begun.new.clone());
@@ -350,16 +364,19 @@ impl Swap {
         undo.0 = None;
         *old_start = flipped.await.ok();
         let pause = since.elapsed();
-        Ok(SwapReport { copied, carried: carried.len(), live: held.live.len(), pause, retired: false })
+        let carried = progress.looked_at;
+        Ok(SwapReport { copied, carried, live: held.live.len(), pause, retired: false })
     }
 
     /// While requests run: what is there, page after page. Returns the ids for which the new store had something else.
-    async fn copy(&self, begun: &Begun) -> Result<Vec<RequestId>, Error> {
+    async fn copy(&self, begun: &Begun, progress: &mut Progress) -> Result<Vec<RequestId>, Error> {
         let (mut cursor, mut in_the_way) = (None, Vec::new());
         loop {
             let scan = StoreCommand::Scan { cursor, limit: PAGE };
             let replies = self.all(&begun.old, vec![scan], "the old store cannot be scanned").await?;
             let page = one(replies, StoreReply::page)?;
+            // Noted before it is known whether they got there: releasing what is not there does no harm.
+            progress.copied.extend(page.records.iter().filter_map(running));
             let restores: Vec<_> =
                 page.records.into_iter().map(|(id, record)| StoreCommand::Restore { id, record }).collect();
             let count = restores.len();
@@ -384,7 +401,7 @@ impl Swap {
         begun: &Begun,
         ids: &[RequestId],
         live: &[Claim],
-        carried: &mut Vec<(RequestId, Record)>,
+        progress: &mut Progress,
     ) -> Result<(), Error> {
         let lookups: Vec<_> = ids.iter().copied().map(StoreCommand::Lookup).collect();
         let in_new = self.all(&begun.new, lookups.clone(), "the new store cannot be read").await?;
@@ -396,27 +413,31 @@ impl Swap {
             // Without a copy only what runs comes along.
             let copies = self.policy.records == Records::Copied;
             let old = old.filter(|_| copies || is_live.is_some());
+            if let Some(record) = &old {
+                progress.looked_at += 1;
+                progress.carried.extend(running(&(*id, record.clone())));
+            }
             if new.as_ref() == old.as_ref() {
-                // It got there while requests ran; it is not to stay where it was all the same.
-                carried.extend(old.map(|record| (*id, record)));
+                // It got there while requests ran.
                 continue;
             }
             if let Some(new) = new {
-                removals.push(remove(*id, &new));
+                removals.push(StoreCommand::Update(new.removal(*id)));
             }
             match (old, is_live) {
                 (Some(record), _) => restores.push((*id, record)),
-                (None, Some(claim)) => self.claim_anew(begun, claim).await?,
+                (None, Some(claim)) => {
+                    progress.carried.push(Update::new(*id, claim.owner, Change::Release));
+                    self.claim_anew(begun, claim).await?;
+                }
                 (None, None) => {}
             }
         }
         self.all(&begun.new, removals, "a record cannot be replaced").await?;
         let commands =
             restores.iter().map(|(id, record)| StoreCommand::Restore { id: *id, record: record.clone() });
-        let replies = self.all(&begun.new, commands.collect(), "a record cannot be carried over").await;
-        // Noted before it is known whether they got there: releasing what is not there does no harm.
-        carried.extend(restores);
-        for reply in replies? {
+        let commands = commands.collect();
+        for reply in self.all(&begun.new, commands, "a record cannot be carried over").await? {
             if let StoreReply::Restored(Restored::Exists(_)) = reply {
                 return Err(Error::not_swapped("somebody else writes to the new store"));
             }
@@ -438,12 +459,11 @@ impl Swap {
         }
     }
 
-    /// Running claims that live on in the other store.
-    async fn release(&self, aside: &Recipient<StoreBatch>, carried: &[(RequestId, Record)]) {
-        let running = carried.iter().filter(|(_, record)| !record.state.is_settled());
-        let releases: Vec<_> = running.map(|(id, record)| remove(*id, record)).collect();
-        for releases in releases.chunks(CARRIED) {
-            if let Err(error) = self.ask(aside, releases.to_vec()).await {
+    /// Claims that live on in the other store.
+    async fn release(&self, aside: &Recipient<StoreBatch>, claims: &[Update]) {
+        for claims in claims.chunks(CARRIED) {
+            let releases = claims.iter().cloned().map(StoreCommand::Update).collect();
+            if let Err(error) = self.ask(aside, releases).await {
                 tracing::warn!(%error, "claims that were carried over are still in the store that was left");
             }
         }
@@ -479,13 +499,9 @@ impl Swap {
     }
 }
 
-/// Deletes exactly this record.
-fn remove(id: RequestId, record: &Record) -> StoreCommand {
-    let change = match record.state {
-        State::Processing { .. } => Change::Release,
-        State::Completed(_) | State::Halted(_) => Change::Forget,
-    };
-    StoreCommand::Update(Update::new(id, record.owner, change))
+/// The release of a record, if it is a running one.
+fn running((id, record): &(RequestId, Record)) -> Option<Update> {
+    (!record.state.is_settled()).then(|| record.removal(*id))
 }
 
 fn one<T>(mut replies: Vec<StoreReply>, answer: fn(StoreReply) -> Result<T, StoreError>) -> Result<T, Error> {

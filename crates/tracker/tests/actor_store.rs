@@ -8,11 +8,13 @@ use idempotency_core::{Capabilities, Store};
 use idempotency_store_memory::MemoryStore;
 use idempotency_store_testkit::{OnManualClock, conformance};
 use idempotency_tracker::{ActorStore, ErrorKind, Outcome, StoreBatch, Tracker};
+use tokio::sync::oneshot;
 
 use crate::support::*;
 
-/// Has its own way to keep records; here it is the store in memory.
-struct Foreign(MemoryStore);
+/// Has its own way to keep records; here it is the store in memory. Whoever has the other end of the channel hears when
+/// it is gone.
+struct Foreign(MemoryStore, #[expect(dead_code, reason = "it is there to be dropped")] oneshot::Sender<()>);
 
 impl Actor for Foreign {
     type Context = Context<Self>;
@@ -32,13 +34,9 @@ fn foreign() -> Recipient<StoreBatch> {
     let (send, recipient) = mpsc::channel();
     thread::spawn(move || {
         actix::System::new().block_on(async move {
-            let foreign = Foreign(MemoryStore::new()).start();
-            send.send(foreign.clone().recipient()).unwrap();
-            let alive = foreign.downgrade();
-            drop(foreign);
-            while alive.upgrade().is_some() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
+            let (alive, gone) = oneshot::channel();
+            send.send(Foreign(MemoryStore::new(), alive).start().recipient()).unwrap();
+            let _ = gone.await;
         });
     });
     recipient.recv().unwrap()
@@ -68,7 +66,8 @@ async fn a_tracker_runs_on_a_foreign_actor_and_says_when_it_is_gone() {
     let (send, stopped) = mpsc::channel();
     thread::spawn(move || {
         actix::System::new().block_on(async move {
-            send.send(Foreign(MemoryStore::new()).start().recipient()).unwrap();
+            let (alive, _) = oneshot::channel();
+            send.send(Foreign(MemoryStore::new(), alive).start().recipient()).unwrap();
             actix::System::current().stop();
         });
     });

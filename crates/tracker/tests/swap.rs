@@ -181,6 +181,33 @@ fn a_swap_that_fails_half_way_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn a_copy_that_breaks_off_leaves_no_claim_behind_in_the_new_store() {
+    virtual_time(async {
+        let (old, new) = (FaultyStore::new(), FaultyStore::new());
+        let tracker = spawn(old.clone()).await;
+        // The store in memory is scanned in the order of expiry: this one comes first.
+        let first = Track::new(id(1), payload()).retention(Duration::from_secs(60));
+        let Ok(Tracked::Init(running)) = tracker.track(first).await else { panic!() };
+        for number in 100..300 {
+            init(&tracker, id(number)).await.complete("done").await.unwrap();
+        }
+        // The last page is not read.
+        let pages = AtomicUsize::new(0);
+        old.plan(move |command| {
+            let is_scan = matches!(command, StoreCommand::Scan { .. });
+            (is_scan && pages.fetch_add(1, Ordering::SeqCst) == 3).then_some(Fault::FailBefore)
+        });
+        refused(tracker.swap(new.clone(), copy()).await, "cannot be scanned");
+        assert!(new.inner.len() > 100, "the pages before were copied");
+        assert_eq!(new.inner.lookup(&id(1), tracker.clock().now()).await.unwrap(), None);
+        running.release().await.unwrap();
+        // Nor is it found there by the next attempt.
+        tracker.swap(new.clone(), copy()).await.unwrap();
+        init(&tracker, id(1)).await.release().await.unwrap();
+    });
+}
+
+#[test]
 fn without_a_copy_what_runs_comes_along_and_what_is_settled_is_forgotten() {
     virtual_time(async {
         let (old, new) = (FaultyStore::new(), FaultyStore::new());
