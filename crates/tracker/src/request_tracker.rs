@@ -1,15 +1,13 @@
 mod drive;
 mod mailbox;
+mod swapping;
 
 use std::{
     cell::RefCell,
     collections::HashMap,
     fmt, mem,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -23,12 +21,11 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use self::drive::Drive;
+use self::{drive::Drive, swapping::Swapping};
 use crate::{
-    Error, Forgotten, Lease, Permit, Settled, ShutdownReport, StatusReport, SwapPolicy, Tracked,
+    Error, Forgotten, Lease, Permit, Settled, ShutdownReport, StatusReport, Tracked,
     backend::{Backend, FirstSetup, StartBackend},
     inbox::{Inbox, Input, Reply, Slot},
-    swap::{self, Begun, Held, Step, Swap},
     track::Defaults,
 };
 
@@ -86,13 +83,6 @@ enum Waiting {
     Forget(Reply<Result<Forgotten, Error>>),
     Prune(Reply<Result<usize, Error>>),
     Shutdown,
-}
-
-/// A swap under way.
-struct Swapping {
-    copied: Arc<AtomicUsize>,
-    /// Who waits until no call is under way.
-    held: Reply<Held>,
 }
 
 /// What is needed of a `Track` to make its permit.
@@ -188,87 +178,6 @@ impl RequestTracker {
             Input::Shutdown { grace, reply } => self.begin_shutdown(now, grace, reply),
             Input::Swap(step) => self.swap(step),
             Input::Abandoned => self.abandoned = true,
-        }
-    }
-
-    fn swap(&mut self, step: Step) {
-        match step {
-            Step::Ask { backend, policy, reply } => {
-                let capabilities = backend.capabilities;
-                let (old, runtime) = (self.backend.store(), self.runtime.clone());
-                let swap = Swap {
-                    inbox: self.inbox.clone(),
-                    start: backend.start(&policy, old, runtime, self.store_limit),
-                    capabilities,
-                    policy,
-                    secret_check: self.secret_check,
-                    clock: self.clock.clone(),
-                    store_limit: self.store_limit,
-                };
-                // Beside the actor: it goes on meanwhile, also if nobody waits for the report any more.
-                actix::spawn(async move { answer(reply, swap.run().await) });
-            }
-            Step::Begin { start, capabilities, policy, reply } => {
-                let begun = self.begin_swap(&start, capabilities, &policy);
-                if let Some(reply) = reply
-                    && reply.send(begun).is_err()
-                {
-                    // Whoever wanted it is gone.
-                    self.swap(Step::Resume);
-                }
-            }
-            Step::Hold { reply } => {
-                self.backend.hold();
-                if let Some(swapping) = &mut self.swapping {
-                    swapping.held = reply;
-                }
-                self.tell_when_quiet();
-            }
-            Step::Flip { start, new, capabilities, reply } => {
-                answer(reply, self.backend.flip(start, new, capabilities));
-                self.swapping = None;
-            }
-            Step::Resume => {
-                self.backend.resume();
-                self.swapping = None;
-            }
-        }
-    }
-
-    fn begin_swap(
-        &mut self,
-        start: &StartBackend,
-        capabilities: Capabilities,
-        policy: &SwapPolicy,
-    ) -> Result<Begun, Error> {
-        if self.engine.is_draining() {
-            return Err(self.inbox.closed());
-        }
-        let old_capabilities = self.backend.capabilities();
-        swap::check(policy, old_capabilities, capabilities)?;
-        if self.swapping.is_some() {
-            return Err(Error::not_swapped("another swap is under way"));
-        }
-        // What was sent before may arrive after a page was read.
-        let Some((old, new)) = self.backend.begin_swap(start, self.engine.ids()) else {
-            return Err(Error::not_swapped("the backend is being restarted"));
-        };
-        let copied = Arc::<AtomicUsize>::default();
-        self.swapping = Some(Swapping { copied: copied.clone(), held: None });
-        Ok(Begun { old, old_capabilities, new, copied })
-    }
-
-    /// Calls are held for a swap, and the last one that was under way has ended.
-    fn tell_when_quiet(&mut self) {
-        let Some(swapping) = self.swapping.as_mut().filter(|_| self.backend.is_quiet()) else { return };
-        let Some(reply) = swapping.held.take() else { return };
-        let mut ids = self.backend.noted();
-        ids.extend(self.engine.ids());
-        let mut ids: Vec<RequestId> = ids.into_iter().collect();
-        ids.sort_unstable();
-        let live = self.engine.live().cloned().collect();
-        if reply.send(Held { ids, live }).is_err() {
-            self.swap(Step::Resume);
         }
     }
 

@@ -1,6 +1,9 @@
-use idempotency_core::Digest;
+use http::HeaderMap;
+use idempotency_core::{Digest, RequestId, Secret, StoredResponse};
+use time::OffsetDateTime;
 
 use super::*;
+use crate::{Admission, Disposition, RequestHead};
 
 type Plain = Policy<()>;
 

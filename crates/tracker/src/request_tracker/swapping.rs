@@ -1,0 +1,103 @@
+//! What the actor does for a swap; the swap itself goes on beside it.
+
+use std::sync::{Arc, atomic::AtomicUsize};
+
+use idempotency_core::{Capabilities, RequestId};
+
+use super::{RequestTracker, answer};
+use crate::{
+    Error, SwapPolicy,
+    backend::StartBackend,
+    inbox::Reply,
+    swap::{self, Begun, Held, Step, Swap},
+};
+
+/// A swap under way.
+pub(super) struct Swapping {
+    pub(super) copied: Arc<AtomicUsize>,
+    /// Who waits until no call is under way.
+    pub(super) held: Reply<Held>,
+}
+
+impl RequestTracker {
+    pub(super) fn swap(&mut self, step: Step) {
+        match step {
+            Step::Ask { backend, policy, reply } => {
+                let capabilities = backend.capabilities;
+                let (old, runtime) = (self.backend.store(), self.runtime.clone());
+                let swap = Swap {
+                    inbox: self.inbox.clone(),
+                    start: backend.start(&policy, old, runtime, self.store_limit),
+                    capabilities,
+                    policy,
+                    secret_check: self.secret_check,
+                    clock: self.clock.clone(),
+                    store_limit: self.store_limit,
+                };
+                // Beside the actor: it goes on meanwhile, also if nobody waits for the report any more.
+                actix::spawn(async move { answer(reply, swap.run().await) });
+            }
+            Step::Begin { start, capabilities, policy, reply } => {
+                let begun = self.begin_swap(&start, capabilities, &policy);
+                if let Some(reply) = reply
+                    && reply.send(begun).is_err()
+                {
+                    // Whoever wanted it is gone.
+                    self.swap(Step::Resume);
+                }
+            }
+            Step::Hold { reply } => {
+                self.backend.hold();
+                if let Some(swapping) = &mut self.swapping {
+                    swapping.held = reply;
+                }
+                self.tell_when_quiet();
+            }
+            Step::Flip { start, new, capabilities, reply } => {
+                answer(reply, self.backend.flip(start, new, capabilities));
+                self.swapping = None;
+            }
+            Step::Resume => {
+                self.backend.resume();
+                self.swapping = None;
+            }
+        }
+    }
+
+    fn begin_swap(
+        &mut self,
+        start: &StartBackend,
+        capabilities: Capabilities,
+        policy: &SwapPolicy,
+    ) -> Result<Begun, Error> {
+        if self.engine.is_draining() {
+            return Err(self.inbox.closed());
+        }
+        let old_capabilities = self.backend.capabilities();
+        swap::check(policy, old_capabilities, capabilities)?;
+        if self.swapping.is_some() {
+            return Err(Error::not_swapped("another swap is under way"));
+        }
+        // What was sent before may arrive after a page was read.
+        let Some((old, new)) = self.backend.begin_swap(start, self.engine.ids()) else {
+            return Err(Error::not_swapped("the backend is being restarted"));
+        };
+        let copied = Arc::<AtomicUsize>::default();
+        self.swapping = Some(Swapping { copied: copied.clone(), held: None });
+        Ok(Begun { old, old_capabilities, new, copied })
+    }
+
+    /// Calls are held for a swap, and the last one that was under way has ended.
+    pub(super) fn tell_when_quiet(&mut self) {
+        let Some(swapping) = self.swapping.as_mut().filter(|_| self.backend.is_quiet()) else { return };
+        let Some(reply) = swapping.held.take() else { return };
+        let mut ids = self.backend.noted();
+        ids.extend(self.engine.ids());
+        let mut ids: Vec<RequestId> = ids.into_iter().collect();
+        ids.sort_unstable();
+        let live = self.engine.live().cloned().collect();
+        if reply.send(Held { ids, live }).is_err() {
+            self.swap(Step::Resume);
+        }
+    }
+}
