@@ -34,8 +34,8 @@ use crate::{
 /// let store = RedbStore::open(RedbConfig::new("orders.redb").cache(256 * 1024 * 1024)).unwrap();
 /// ```
 ///
-/// A call that is given up goes on: its write may be applied, and is repeated by owner. When the store is dropped, what
-/// waits is written and the file is closed.
+/// A call that is given up may be applied all the same, unless it still waited for its turn; it is repeated by owner. When
+/// the store is dropped, what waits is written and the file is closed.
 pub struct RedbStore {
     disk: Arc<Disk>,
     counts: Arc<Counts>,
@@ -56,8 +56,9 @@ impl RedbStore {
     /// # Errors
     ///
     /// * `Unavailable`: another process has it open.
-    /// * `Misconfigured`: the folder is not there or cannot be written to, or a later version wrote the file.
-    /// * `Corrupt`: it is damaged, or something else than such a file. It is left as it is.
+    /// * `Misconfigured`: the folder is not there or cannot be written to, a later version wrote the file, or it is a
+    ///   database of something else.
+    /// * `Corrupt`: it is damaged, or no such file at all. It is left as it is.
     /// * `Full`: there is no room on the disk.
     pub fn open(config: impl Into<RedbConfig>) -> Result<Self, StoreError> {
         Self::on(Disk::open(config.into())?)

@@ -21,7 +21,7 @@ pub(crate) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::n
 /// The ids in the order in which they are looked at for pruning.
 const EXPIRY: TableDefinition<&[u8; 44], ()> = TableDefinition::new("expiry");
 
-/// `schema`, `secret`, `moved_to`.
+/// `schema`, `identity`, `secret`, `moved_to`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// An instant whose bytes are in the order of time.

@@ -38,7 +38,7 @@ impl SwapPolicy {
         Self { to: to.into(), records: Records::Copied, less_durable: false, sole_user: false }
     }
 
-    /// Moves every record when it is asked for; see [`ReadThrough`]. The old store stays in use until the last record in it
+    /// Moves every record when it is asked for; see [`ReadThrough`](crate::ReadThrough). The old store stays in use until the last record in it
     /// has expired, and a restart must name it: [`Builder::read_through`](crate::Builder::read_through).
     pub fn read_through(to: impl Into<String>) -> Self {
         Self { records: Records::ReadThrough, ..Self::copy(to) }
