@@ -222,7 +222,7 @@ impl<R> Policy<R> {
     }
 
     /// What becomes of a key by the status of its response: [`Fate::of`] unless said otherwise. What the handler says
-    /// ([`Disposition`]) comes first.
+    /// ([`Disposition`](crate::Disposition)) comes first.
     #[must_use]
     pub fn fate_of(mut self, fate: impl Fn(StatusCode) -> Fate + Send + Sync + 'static) -> Self {
         self.fate = Arc::new(fate);
