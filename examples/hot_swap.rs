@@ -55,9 +55,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     sleep(Duration::from_millis(500)).await;
     over.store(true, Ordering::Relaxed);
-    let mut replays = 0;
+    let (mut replays, mut refused) = (0, 0);
     for caller in callers {
-        replays += caller.await?;
+        let (replayed, unexpected) = caller.await?;
+        (replays, refused) = (replays + replayed, refused + unexpected);
     }
 
     let runs = runs.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -76,7 +77,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     tracker.shutdown(Duration::from_secs(1)).await?;
     std::fs::remove_dir_all(&folder)?;
-    if lost + twice > 0 { Err("something was lost".into()) } else { Ok(()) }
+    if lost + twice + refused > 0 { Err("something was lost, or refused".into()) } else { Ok(()) }
 }
 
 fn told(report: &SwapReport) -> String {
@@ -90,16 +91,22 @@ fn id(tracker: &TrackerHandle, number: u64) -> RequestId {
     tracker.request_id(&Scope::global(), [&number.to_le_bytes()[..]])
 }
 
-/// One caller: works on a key, then comes with the same one again. Returns how many replays it got.
-async fn work(tracker: TrackerHandle, runs: Runs, next: Arc<AtomicU64>, over: Arc<AtomicBool>) -> u64 {
-    let mut replays = 0;
+/// One caller: works on a key, then comes with the same one again. Returns how many replays it got, and how many answers
+/// that nobody expects.
+async fn work(
+    tracker: TrackerHandle,
+    runs: Runs,
+    next: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+) -> (u64, usize) {
+    let (mut replays, mut unexpected) = (0, 0);
     while !over.load(Ordering::Relaxed) {
         let number = next.fetch_add(1, Ordering::Relaxed);
         for _ in 0..2 {
             let runs = runs.clone();
             let charge = move || async move {
                 *runs.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_default() += 1;
-                sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(20)).await;
                 Outcome::<()>::done(format!("charged {number}"))
             };
             match tracker.once(id(&tracker, number), tracker.fingerprint([]), charge).await {
@@ -108,9 +115,12 @@ async fn work(tracker: TrackerHandle, runs: Runs, next: Arc<AtomicU64>, over: Ar
                     assert_eq!(response.bytes().map(|bytes| &bytes[..]), Some(expected.as_bytes()));
                     replays += u64::from(replayed);
                 }
-                other => println!("{number}: {other:?}"),
+                other => {
+                    println!("{number}: {other:?}");
+                    unexpected += 1;
+                }
             }
         }
     }
-    replays
+    (replays, unexpected)
 }

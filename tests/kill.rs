@@ -13,9 +13,8 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Payments, Reply};
+use crate::support::{Payments, Reply, soak};
 
-const ROUNDS: usize = 20;
 const CLIENTS: usize = 8;
 
 /// What a client knows of a key.
@@ -26,24 +25,29 @@ struct Known {
     answer: Option<Reply>,
 }
 
+const ROUNDS: usize = 20;
+
 #[test]
 fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
-    let folder = tempfile::tempdir().unwrap();
-    let known = Mutex::new(BTreeMap::<String, Known>::new());
-    let next = AtomicUsize::new(0);
-    for round in 0..ROUNDS {
-        let payments = start(folder.path());
-        load_until_killed(payments, &known, &next, round);
-        settle(folder.path(), &known);
+    // Every key there ever was is asked for after each kill, so a soak begins anew now and then.
+    for _ in 0..soak(10) {
+        let folder = tempfile::tempdir().unwrap();
+        let known = Mutex::new(BTreeMap::<String, Known>::new());
+        let next = AtomicUsize::new(0);
+        for round in 0..ROUNDS {
+            let payments = start(folder.path());
+            load_until_killed(payments, &known, &next, round);
+            settle(folder.path(), &known);
+        }
+        let known = known.into_inner().unwrap();
+        let answered = known.values().filter(|known| known.answer.is_some()).count();
+        let unknown = known.len() - answered;
+        eprintln!(
+            "{ROUNDS} kills, {} keys, {answered} answered and replayed, {unknown} unknown for good",
+            known.len()
+        );
+        assert!(answered > ROUNDS * CLIENTS, "there was load: {answered}");
     }
-    let known = known.into_inner().unwrap();
-    let answered = known.values().filter(|known| known.answer.is_some()).count();
-    let unknown = known.len() - answered;
-    eprintln!(
-        "{ROUNDS} kills, {} keys, {answered} answered and replayed, {unknown} unknown for good",
-        known.len()
-    );
-    assert!(answered > ROUNDS * CLIENTS, "there was load: {answered}");
 }
 
 fn start(folder: &Path) -> Payments {

@@ -8,7 +8,10 @@ mod parity_store;
 mod parity_tracker;
 
 mod examples;
+mod history;
 mod kill;
+mod ledger;
+mod nodes;
 mod over_http;
 mod payments;
 mod readme;

@@ -316,10 +316,16 @@ fn work_longer_than_the_lease_keeps_its_claim() {
 fn bad_arguments_and_a_taken_port_are_clear_errors() {
     let folder = tempfile::tempdir().unwrap();
     let running = Payments::start(&[]);
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["--listen", &running.address], "cannot listen on"),
         (&["--listen", "nowhere"], "invalid value 'nowhere'"),
-        (&["--store", "postgres://localhost"], "a store is `redb:FILE` or `memory`"),
+        (&["--store", "mysql://localhost"], "a store is `redb:FILE`, `postgres://HOST`, `redis://HOST` or"),
+        (&["--store", "postgres://127.0.0.1?durabillity=power_loss"], "the URL of the server makes no sense"),
+        (&["--store", "postgres://postgres.example"], "postgres.example is another machine"),
+        (&["--store", "postgres://nobody@127.0.0.1:1"], "the server cannot be reached"),
+        (&["--store", "redis://127.0.0.1?durabillity=power_loss"], "an option that this store does not know"),
+        (&["--store", "redis://redis.example"], "redis.example is another machine"),
+        (&["--store", "redis://127.0.0.1:1"], "the server cannot be reached"),
         (&["--store", "redb:/nonexistent/folder/file"], "the store /nonexistent/folder/file cannot be used"),
         (&["--lease-ms", "0"], "0 is not in"),
         (&["--ledger", "/nonexistent/folder/ledger"], "cannot be used"),
@@ -327,6 +333,13 @@ fn bad_arguments_and_a_taken_port_are_clear_errors() {
         (&["--users", "alice"], "name:password"),
         (&["--users", "alice:a,alice:b"], "alice is there twice"),
     ];
+    let secret = "redis://payments:s3cr3t@127.0.0.1?nonsense=1";
+    let output = example("payments").current_dir(folder.path()).args(["--store", secret]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("an option that this store does not know") && !stderr.contains("s3cr3t"),
+        "{stderr}"
+    );
     for (args, message) in cases {
         let output =
             example("payments").current_dir(folder.path()).args(args).stdin(Stdio::null()).output().unwrap();

@@ -37,6 +37,11 @@ static EXAMPLES: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(|| {
     built
 });
 
+/// How many times as much is done in a soak as otherwise: `factor` if this is one.
+pub(crate) fn soak(factor: usize) -> usize {
+    if std::env::var_os("IDEMPOTENCY_SOAK").is_some() { factor } else { 1 }
+}
+
 pub(crate) fn example(name: &str) -> Command {
     let mut command = Command::new(&EXAMPLES[name]);
     command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "0");

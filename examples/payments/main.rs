@@ -31,9 +31,10 @@ use actix_web::{App, HttpResponse, HttpServer, http::header, middleware::Conditi
 use actix_web_httpauth::middleware::HttpAuthentication;
 use clap::{Parser, ValueEnum};
 use idempotency::{
-    MemoryStore, OnOrphan, RedbStore, Scope, Tracker, TrackerHandle,
+    MemoryStore, OnOrphan, PostgresConfig, PostgresStore, RedbStore, RedisConfig, RedisStore, Scope, Tracker,
+    TrackerHandle,
     actix_web::{Idempotency, Policy},
-    store::Store,
+    store::{Store, StoreError},
 };
 
 use crate::{ledger::Ledger, payment::Payment, users::Users};
@@ -45,9 +46,11 @@ struct Args {
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Where the records of requests are kept: `redb:FILE`, which survives crashes, or `memory`, which does not
+    /// Where the records of requests are kept: `redb:FILE`, which survives crashes, `postgres://…` or `redis://…`, which
+    /// several processes may share, or `memory`, which is gone with the process
+    // Not parsed here: what cannot be parsed would be printed, with its password.
     #[arg(long, default_value = "redb:./payments.redb")]
-    store: StoreAt,
+    store: String,
 
     /// File that every charge really made is appended to
     #[arg(long, value_name = "FILE", default_value = "./payments.ledger")]
@@ -79,10 +82,11 @@ enum Orphans {
 }
 
 /// Where the records are kept.
-#[derive(Clone)]
 enum StoreAt {
     Memory,
     Redb(PathBuf),
+    Postgres(PostgresConfig),
+    Redis(RedisConfig),
 }
 
 impl FromStr for StoreAt {
@@ -91,8 +95,14 @@ impl FromStr for StoreAt {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("redb", path)) if !path.is_empty() => Ok(Self::Redb(path.into())),
+            Some(("postgres" | "postgresql", _)) => {
+                PostgresConfig::from_url(text).map(Self::Postgres).map_err(|error| error.to_string())
+            }
+            Some(("redis" | "rediss", _)) => {
+                RedisConfig::from_url(text).map(Self::Redis).map_err(|error| error.to_string())
+            }
             None if text == "memory" => Ok(Self::Memory),
-            _ => Err("a store is `redb:FILE` or `memory`".to_owned()),
+            _ => Err("a store is `redb:FILE`, `postgres://HOST`, `redis://HOST` or `memory`".to_owned()),
         }
     }
 }
@@ -105,7 +115,16 @@ impl StoreAt {
                 Ok(store) => Ok(Box::new(store)),
                 Err(error) => Err(format!("the store {} cannot be used: {error}", path.display())),
             },
+            Self::Postgres(config) => opened(PostgresStore::open(config.clone())),
+            Self::Redis(config) => opened(RedisStore::open(config.clone())),
         }
+    }
+}
+
+fn opened<S: Store>(store: Result<S, StoreError>) -> Result<Box<dyn Store>, String> {
+    match store {
+        Ok(store) => Ok(Box::new(store)),
+        Err(error) => Err(format!("the store cannot be used: {error}")),
     }
 }
 
@@ -133,7 +152,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     let ledger = Ledger::open(&args.ledger)
         .map_err(|error| format!("the ledger {} cannot be used: {error}", args.ledger.display()))?;
     let lease = Duration::from_millis(args.lease_ms);
-    let tracker = Tracker::builder(args.store.open()?)
+    let tracker = Tracker::builder(args.store.parse::<StoreAt>()?.open()?)
         .lease(lease)
         // Two calls of the store must fit into a lease, so a short lease needs quick calls.
         .store_limit((lease / 3).min(Duration::from_secs(2)))

@@ -82,3 +82,22 @@ pub enum Survives {
     /// The machine loses its power.
     PowerLoss,
 }
+
+impl Survives {
+    /// By its name in a configuration: `memory`, `process_crash` or `power_loss`.
+    ///
+    /// ```
+    /// use idempotency_core::Survives;
+    ///
+    /// assert_eq!(Survives::from_name("power_loss"), Some(Survives::PowerLoss));
+    /// assert_eq!(Survives::from_name("anything"), None);
+    /// ```
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "memory" => Some(Self::Memory),
+            "process_crash" => Some(Self::ProcessCrash),
+            "power_loss" => Some(Self::PowerLoss),
+            _ => None,
+        }
+    }
+}

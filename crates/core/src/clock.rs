@@ -68,6 +68,56 @@ impl Clock for SystemClock {
     }
 }
 
+/// What time it is for the callers of a store that has a clock of its own: as the last of them said it, and on from there. For
+/// what nobody says the time to, such as a scan.
+///
+/// ```
+/// use idempotency_core::{CallersClock, Clock};
+/// use std::time::Duration;
+/// use time::OffsetDateTime;
+///
+/// let clock = CallersClock::new();
+/// clock.note(OffsetDateTime::UNIX_EPOCH);
+/// assert!(clock.now() - OffsetDateTime::UNIX_EPOCH < Duration::from_secs(60));
+/// ```
+///
+/// Unlike the others it goes back where a caller does.
+#[derive(Debug)]
+pub struct CallersClock {
+    start: Instant,
+    /// What the time was at the start, in microseconds since 1970.
+    at_start: AtomicI64,
+}
+
+impl CallersClock {
+    /// Shows the system's time until somebody says another one.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn new() -> Self {
+        let clock = Self { start: Instant::now(), at_start: AtomicI64::new(0) };
+        clock.note(SystemTime::now().into());
+        clock
+    }
+
+    /// A caller says what time it is.
+    pub fn note(&self, now: OffsetDateTime) {
+        let micros = (now.unix_timestamp_nanos() / 1000) as i64;
+        self.at_start.store(micros - self.start.elapsed().as_micros() as i64, Ordering::Relaxed);
+    }
+}
+
+impl Default for CallersClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for CallersClock {
+    fn now(&self) -> OffsetDateTime {
+        let at_start = time::Duration::microseconds(self.at_start.load(Ordering::Relaxed));
+        OffsetDateTime::UNIX_EPOCH.saturating_add(at_start) + self.start.elapsed()
+    }
+}
+
 /// A clock that stands still until it is told to go on: for tests, and to see what a node with a wrong clock does.
 ///
 /// ```

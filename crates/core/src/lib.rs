@@ -86,4 +86,4 @@ pub use store_error::{StoreError, StoreErrorKind};
 
 #[cfg(feature = "tokio-clock")]
 pub use clock::TokioClock;
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{CallersClock, Clock, ManualClock, SystemClock};

@@ -37,6 +37,9 @@
 //!
 //! * `memory` (default): `MemoryStore`, which is gone with the process.
 //! * `redb` (default): `RedbStore`, one durable file and no server.
+//! * `postgres`: `PostgresStore`, which many nodes share, and `transact`, which commits effect and record together;
+//!   `postgres-tls` for `sslmode=require`.
+//! * `redis`: `RedisStore`, which many nodes share: Redis or Valkey, one server or a cluster; `redis-tls` for `rediss://`.
 //! * `actix-web`: the module `actix_web`, middleware for `wrap`.
 //! * `tower`: the module `tower`, a layer for every service over `http::Request`.
 //! * `axum`: the same under the name `axum`; it sees the whole path in nested routers.
@@ -59,8 +62,15 @@ pub use idempotency_tracker::{
 
 #[cfg(feature = "memory")]
 pub use idempotency_store_memory::{MemoryConfig, MemoryStore};
+/// Effect and record in one transaction, the outbox, and the driver.
+#[cfg(feature = "postgres")]
+pub use idempotency_store_postgres as postgres;
+#[cfg(feature = "postgres")]
+pub use idempotency_store_postgres::{PostgresConfig, PostgresStore};
 #[cfg(feature = "redb")]
 pub use idempotency_store_redb::{RedbConfig, RedbStore};
+#[cfg(feature = "redis")]
+pub use idempotency_store_redis::{RedisConfig, RedisStore};
 
 /// Middleware for actix-web: `App::new().wrap(idempotency)`.
 #[cfg(feature = "actix-web")]

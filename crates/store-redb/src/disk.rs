@@ -44,15 +44,16 @@ impl Disk {
         Self::open_with(config, REST, Box::new(open))
     }
 
-    /// On something else than a file, for tests of disks that fail: they are not left alone, so that nothing has to wait.
+    /// On something else than a file, for tests of disks that fail.
     #[cfg(test)]
     pub(crate) fn open_on<B: redb::StorageBackend>(
         config: RedbConfig,
+        rest: Duration,
         backend: impl Fn() -> B + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         let cache = config.cache;
         let open = move |_| Database::builder().set_cache_size(cache).create_with_backend(backend());
-        Self::open_with(config, Duration::ZERO, Box::new(open))
+        Self::open_with(config, rest, Box::new(open))
     }
 
     fn open_with(config: RedbConfig, rest: Duration, open: Opener) -> Result<Self, StoreError> {

@@ -36,9 +36,12 @@ pub(crate) enum What {
 fn run(disk: &Disk, reads: &Receiver<Read>, jobs: &Sender<Job>) {
     while let Ok(read) = reads.recv() {
         let mut found = attempt(disk, &read.what);
-        if found.is_err() {
+        let is_open = disk.database().is_some();
+        if found.is_err() || !is_open {
             // redb refuses everything after an error until the file is opened anew, which is the writer's to do.
-            disk.suspect();
+            if is_open {
+                disk.suspect();
+            }
             let (reply, mended) = oneshot::channel();
             let job = Job { commands: Vec::new(), now: OffsetDateTime::UNIX_EPOCH, reply };
             if jobs.send(job).is_ok() && block_on(mended).is_ok() {

@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,8 +25,19 @@ use crate::{
 /// How many commands go into one transaction at most, so that the first of them need not wait for ever.
 const GROUP: usize = 1024;
 
-/// The part of the time of the last commit that is waited for those who were just answered: one in so many.
-const LINGER: u32 = 16;
+/// The part of the time of the last commit that is waited for those who were just answered: one in so many; and the part
+/// after which, if none of them has come, no more of them are waited for.
+const LINGER: u32 = 4;
+const QUIET: u32 = 32;
+
+/// A sleep shorter than this takes longer than it says.
+const TOO_SHORT: Duration = Duration::from_micros(100);
+
+/// No more of the last commit than this counts: one that stood still for a minute says nothing of the next.
+const LONGEST: Duration = Duration::from_millis(200);
+
+/// The rest after a failure is doubled no more often than this: to 6.4 s.
+const LONGEST_REST: u32 = 5;
 
 /// How long what needs no `fsync` may wait for one that comes along.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
@@ -56,14 +68,28 @@ pub(crate) struct Writer {
     unsynced: Option<Instant>,
     /// The disk failed; when it may be opened anew.
     broken: Option<Instant>,
-    /// How many commands may be expected to come together, and how long to wait for them.
+    /// How often in a row, with nothing written in between. From the second time on nothing is written for a while, since
+    /// each attempt costs a repair, during which nobody can read.
+    failures: u32,
+    resting: Option<(Instant, StoreError)>,
+    /// How many commands may be expected to come together, and how long the last commit took.
     expected: usize,
-    linger: Duration,
+    last: Duration,
 }
 
 impl Writer {
     pub(crate) fn new(disk: Arc<Disk>, jobs: Receiver<Job>, counts: Arc<Counts>) -> Self {
-        Self { disk, jobs, counts, unsynced: None, broken: None, expected: 0, linger: Duration::ZERO }
+        Self {
+            disk,
+            jobs,
+            counts,
+            unsynced: None,
+            broken: None,
+            failures: 0,
+            resting: None,
+            expected: 0,
+            last: Duration::ZERO,
+        }
     }
 
     /// Until the last handle is gone.
@@ -93,32 +119,32 @@ impl Writer {
     }
 
     /// Whoever was just answered is likely to ask again at once. Without waiting for them two halves of the callers would
-    /// take turns, each with a commit of its own; so they are waited for, for a fraction of what the last commit took.
+    /// take turns, each with a commit of its own; so they are waited for, for as long as they keep coming, and for a
+    /// fraction of what the last commit took.
     fn gather(&self, first: Job) -> Vec<Job> {
-        let taken = |job: &Job| {
-            self.counts.queued.fetch_sub(job.commands.len(), Ordering::Relaxed);
-            job.commands.len()
-        };
-        let mut size = taken(&first);
-        let mut group = Vec::new();
-        // What nobody waits for any more is not done: whoever gave it up sends it again if he still wants it.
-        let take = |job: Job, group: &mut Vec<Job>| {
-            if !job.reply.is_canceled() {
-                group.push(job);
-            }
-        };
-        take(first, &mut group);
-        let until = now() + self.linger;
+        let mut size = first.commands.len();
+        let mut group = vec![first];
+        let (mut quiet, until) = (Duration::ZERO, now() + self.last / LINGER);
         while size < GROUP {
-            let next = match self.jobs.try_recv() {
-                Ok(job) => Some(job),
-                Err(_) if size >= self.expected => None,
-                Err(_) => self.jobs.recv_timeout(until.saturating_duration_since(now())).ok(),
-            };
-            let Some(job) = next else { break };
-            size += taken(&job);
-            take(job, &mut group);
+            if let Ok(job) = self.jobs.try_recv() {
+                size += job.commands.len();
+                group.push(job);
+                quiet = Duration::ZERO;
+            } else if size >= self.expected || quiet >= self.last / QUIET || now() >= until {
+                break;
+            } else {
+                // Asleep, and not at the channel: whoever comes would have to wake this thread, each of them anew.
+                let since = now();
+                match self.last / (2 * QUIET) {
+                    rest if rest >= TOO_SHORT => thread::sleep(rest),
+                    _ => thread::yield_now(),
+                }
+                quiet += since.elapsed();
+            }
         }
+        self.counts.queued.fetch_sub(size, Ordering::Relaxed);
+        // What nobody waits for any more is not done: whoever gave it up sends it again if he still wants it.
+        group.retain(|job| !job.reply.is_canceled());
         group
     }
 
@@ -127,21 +153,37 @@ impl Writer {
         if let Err(error) = self.mend() {
             return refuse(group, &error);
         }
+        if let Some((until, error)) = &self.resting
+            && now() < *until
+        {
+            return refuse(group, error);
+        }
         let began = now();
+        let synced = self.counts.commits.load(Ordering::Relaxed);
         let done = catch_unwind(AssertUnwindSafe(|| self.transact(&group)));
-        self.linger = began.elapsed() / LINGER;
+        // What wrote nothing took no time, and says nothing of what does.
+        if self.counts.commits.load(Ordering::Relaxed) > synced {
+            self.last = began.elapsed().min(LONGEST);
+        }
         match done.unwrap_or(Err((Failure::Panicked, true))) {
             Ok(replies) => {
+                (self.failures, self.resting) = (0, None);
                 let answered: usize = group.iter().map(|job| job.commands.len()).sum();
+                // Counted before anybody is answered, who would be counted twice.
+                self.expected = answered + self.counts.queued.load(Ordering::Relaxed);
                 for (job, replies) in group.into_iter().zip(replies) {
                     answer(job.reply, replies);
                 }
-                self.expected = answered + self.counts.queued.load(Ordering::Relaxed);
             }
             Err((failure, may_be_applied)) => {
                 tracing::error!(path = %self.disk.path().display(), ?failure, "a transaction failed");
                 self.broken = Some(now());
                 self.unsynced = None;
+                if self.failures > 0 {
+                    let rest = self.disk.rest() * 2u32.pow(self.failures.min(LONGEST_REST));
+                    self.resting = Some((now() + rest, failure.error(false)));
+                }
+                self.failures = self.failures.saturating_add(1);
                 refuse(group, &failure.error(may_be_applied));
             }
         }
@@ -191,10 +233,13 @@ impl Writer {
         match self.broken {
             None if self.disk.is_suspect() => {
                 self.broken = Some(now());
+                self.unsynced = None;
                 self.mend()
             }
             None => Ok(()),
-            Some(not_before) if now() < not_before => Err(closed()),
+            Some(not_before) if now() < not_before => {
+                Err(self.resting.as_ref().map_or_else(closed, |(_, error)| error.clone()))
+            }
             Some(_) => match self.disk.reopen() {
                 Ok(()) => {
                     tracing::info!(path = %self.disk.path().display(), "the file is open again");
@@ -202,7 +247,8 @@ impl Writer {
                     Ok(())
                 }
                 Err(error) => {
-                    self.broken = Some(now() + self.disk.rest());
+                    let until = now() + self.disk.rest();
+                    (self.broken, self.resting) = (Some(until), Some((until, error.clone())));
                     Err(error)
                 }
             },

@@ -2,6 +2,7 @@
 //! store breaks a promise.
 
 pub mod batches;
+pub mod claimed;
 pub mod insert;
 pub mod keeping;
 pub mod races;

@@ -116,6 +116,11 @@ impl<F: StoreFactory> World<F> {
         Change::Complete { response: response.into(), retention: self.ticks(RETENTION) }
     }
 
+    /// With a response that does not expire while a case runs.
+    pub(crate) fn complete_for_long(&self, response: impl Into<StoredResponse>) -> Change {
+        Change::Complete { response: response.into(), retention: LONG }
+    }
+
     pub(crate) fn halt(&self, reason: HaltReason) -> Change {
         Change::Halt { reason, retention: self.ticks(RETENTION) }
     }

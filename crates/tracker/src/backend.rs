@@ -149,9 +149,14 @@ impl Backend {
         self.under_way.is_empty()
     }
 
-    /// The ids that calls were about since the swap began.
-    pub(crate) fn noted(&mut self) -> HashSet<RequestId> {
-        self.noted.take().unwrap_or_default()
+    /// The ids that calls were about since the swap began, or since this was asked last. These are noted from now on.
+    pub(crate) fn noted(&mut self, under_way: impl Iterator<Item = RequestId>) -> HashSet<RequestId> {
+        self.noted.replace(under_way.collect()).unwrap_or_default()
+    }
+
+    /// Whether a call was about this id since then, so that it is carried anyhow.
+    pub(crate) fn is_noted(&self, id: &RequestId) -> bool {
+        self.noted.as_ref().is_some_and(|noted| noted.contains(id))
     }
 
     /// The other actor from now on. Returns what starts the old one.

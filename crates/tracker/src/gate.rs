@@ -33,6 +33,8 @@ use crate::{
 /// next is gathered, and a third would only make them smaller.
 pub(crate) const MAX_BATCH: usize = 512;
 const MAX_BATCHES: usize = 2;
+/// The same where a server does them, which has connections and processors of its own.
+const MAX_BATCHES_OF_A_SERVER: usize = 4;
 /// How many single commands are under way at most.
 const MAX_SINGLES: usize = 1024;
 
@@ -95,7 +97,11 @@ impl<S: Store> Gate<S> {
 
     /// Queues a batch and, if fewer tasks run than may, starts one that works the queue off.
     pub(crate) fn submit(self: Arc<Self>, batch: StoreBatch, reply: oneshot::Sender<StoreReplies>) {
-        let at_once = if self.capabilities.batches { MAX_BATCHES } else { MAX_SINGLES };
+        let at_once = match (self.capabilities.batches, self.capabilities.shared) {
+            (true, false) => MAX_BATCHES,
+            (true, true) => MAX_BATCHES_OF_A_SERVER,
+            (false, _) => MAX_SINGLES,
+        };
         let mut waiting = self.lock();
         waiting.batches.push_back((batch, reply));
         if waiting.running < at_once {

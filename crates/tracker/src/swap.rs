@@ -3,6 +3,7 @@
 //! Until the flip nothing has changed: whatever fails before it, the tracker goes on with the store that it had. The flip
 //! itself cannot fail.
 
+mod new_backend;
 mod policy;
 
 use std::{
@@ -21,18 +22,17 @@ use idempotency_core::{
     StoreCommand, StoreError, StoreReply, Survives, Update,
 };
 use tokio::{
-    runtime,
     sync::oneshot,
     time::{Instant, timeout},
 };
 
 use crate::{
-    ActorStore, Error, ErrorKind, ReadThrough, StoreBatch, StoreReplies,
-    backend::{Start, StartBackend},
-    host::backends,
+    Error, ErrorKind, StoreBatch, StoreReplies,
+    backend::StartBackend,
     inbox::{Inbox, Input, Reply},
 };
 
+pub(crate) use self::new_backend::NewBackend;
 use self::policy::Records;
 pub use self::policy::{SwapPolicy, SwapReport};
 
@@ -41,59 +41,6 @@ const PAGE: usize = 64;
 
 /// How many ids are looked at again together while calls are held: most of them are small, and each batch is a commit.
 const CARRIED: usize = 256;
-
-/// A backend that a tracker may move to.
-pub(crate) struct NewBackend {
-    store: Arc<dyn Store>,
-    /// One that somebody else started.
-    foreign: Option<Recipient<StoreBatch>>,
-    pub(crate) capabilities: Capabilities,
-}
-
-impl NewBackend {
-    pub(crate) fn store(store: impl Store) -> Self {
-        Self { capabilities: store.capabilities(), store: Arc::new(store), foreign: None }
-    }
-
-    pub(crate) fn actor(recipient: Recipient<StoreBatch>, capabilities: Capabilities) -> Self {
-        let store = ActorStore::new(recipient.clone(), capabilities);
-        Self { capabilities: store.capabilities(), store: Arc::new(store), foreign: Some(recipient) }
-    }
-
-    /// What starts its actor, in front of the old store if it is to be read through. The store's own code runs on the
-    /// runtime.
-    pub(crate) fn start(
-        self,
-        policy: &SwapPolicy,
-        old: Arc<dyn Store>,
-        runtime: runtime::Handle,
-        limit: Duration,
-    ) -> StartBackend {
-        match (policy.records, self.foreign) {
-            (Records::ReadThrough, _) => {
-                backends(Arc::new(ReadThrough::new(self.store, old)), limit)(runtime)
-            }
-            (_, Some(recipient)) => Arc::new(Foreign { recipient, store: self.store }),
-            (_, None) => backends(Arc::new(self.store), limit)(runtime),
-        }
-    }
-}
-
-/// Started and supervised by somebody else: a restart finds the same one.
-struct Foreign {
-    recipient: Recipient<StoreBatch>,
-    store: Arc<dyn Store>,
-}
-
-impl Start for Foreign {
-    fn start(&self) -> Recipient<StoreBatch> {
-        self.recipient.clone()
-    }
-
-    fn store(&self) -> Arc<dyn Store> {
-        self.store.clone()
-    }
-}
 
 /// What the actor does for a swap.
 pub(crate) enum Step {
@@ -106,6 +53,10 @@ pub(crate) enum Step {
         policy: SwapPolicy,
         reply: Reply<Result<Begun, Error>>,
     },
+    /// Answered with those of a page that are not settled and noted, for these are carried anyhow.
+    Unnoted { records: Vec<(RequestId, Record)>, reply: Reply<Vec<(RequestId, Record)>> },
+    /// Answered with the ids that were noted so far, and that something is going on for; those are noted anew.
+    Noted { reply: Reply<Vec<RequestId>> },
     /// Holds calls. Answered when none is under way any more.
     Hold { reply: Reply<Held> },
     /// The new backend from now on; answered with what starts the old one, which must live as long as it is spoken to.
@@ -124,6 +75,8 @@ impl fmt::Debug for Step {
         f.write_str(match self {
             Self::Ask { .. } => "Ask",
             Self::Begin { .. } => "Begin",
+            Self::Unnoted { .. } => "Unnoted",
+            Self::Noted { .. } => "Noted",
             Self::Hold { .. } => "Hold",
             Self::Flip { .. } => "Flip",
             Self::Resume => "Resume",
@@ -159,6 +112,8 @@ pub(crate) struct Swap {
     pub(crate) secret_check: SecretCheck,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store_limit: Duration,
+    /// How long calls may be held, renewals among them.
+    pub(crate) longest_pause: Duration,
 }
 
 /// Lets the tracker go on with what it has, unless the flip came first.
@@ -183,6 +138,13 @@ struct Progress {
     looked_at: usize,
 }
 
+/// A swap that has happened.
+struct Swapped {
+    report: SwapReport,
+    /// Starts the old backend actor, which must live as long as it is spoken to.
+    old_start: Option<StartBackend>,
+}
+
 impl Swap {
     pub(crate) async fn run(self) -> Result<SwapReport, Error> {
         let (reply, begun) = oneshot::channel();
@@ -191,42 +153,42 @@ impl Swap {
         self.inbox.push(Input::Swap(Step::Begin { start, capabilities, policy, reply: Some(reply) }));
         let begun = begun.await.map_err(|_| self.inbox.closed())??;
         let mut undo = Undo(Some(self.inbox.clone()));
-        let (mut progress, mut old_start) = (Progress::default(), None);
-        let swapped = self.carry_over(&begun, &mut progress, &mut undo, &mut old_start).await;
-        // Claims that live on in the other store would block their ids in this one, should it be used again.
-        let aside = match &swapped {
-            Ok(_) => &begun.old,
-            Err(_) => {
-                progress.carried.append(&mut progress.copied);
-                &begun.new
-            }
-        };
-        self.release(aside, &progress.carried).await;
-        let mut report = match swapped {
-            Ok(report) => report,
+        let mut progress = Progress::default();
+        match self.carry_over(&begun, &mut progress, &mut undo).await {
+            Ok(swapped) => Ok(self.leave(&begun, progress, swapped).await),
             Err(error) => {
+                // First of all: what is held must not wait until a store that may hang has been tidied up.
+                drop(undo);
+                tracing::warn!(%error, "the swap did not happen");
+                // Claims that live on in the old store would block their ids in the new one, should it be tried again.
+                progress.carried.append(&mut progress.copied);
+                self.release(&begun.new, &progress.carried).await;
                 // Together with the new store the old one would be closed, which is still in use.
                 if self.policy.records != Records::ReadThrough {
-                    let _ = self.ask(aside, vec![StoreCommand::Close]).await;
+                    let _ = self.ask(&begun.new, vec![StoreCommand::Close]).await;
                 }
-                tracing::warn!(%error, "the swap did not happen");
-                return Err(error);
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// The old store, which nobody uses any more.
+    async fn leave(&self, begun: &Begun, progress: Progress, swapped: Swapped) -> SwapReport {
+        let report = swapped.report;
         if self.policy.records == Records::ReadThrough {
             tracing::info!(?report, to = self.policy.to, "swapped; the old store is read through");
-            return Ok(report);
+            return report;
         }
-        let retired = self.ask(aside, vec![StoreCommand::Retire { to: self.policy.to.clone() }]).await;
-        report.retired = retired.is_ok_and(|replies| replies.iter().all(Result::is_ok));
-        let kept = begun.old_capabilities.durability.local > Survives::Memory;
-        if kept && !report.retired {
+        if report.retired {
+            self.release(&begun.old, &progress.carried).await;
+        } else if begun.old_capabilities.durability.local > Survives::Memory {
+            // What runs is left there as it is: whoever starts on it all the same hears that its outcome is unknown.
             tracing::error!("the old store could not be retired: do not start on it again");
         }
-        let _ = self.ask(aside, vec![StoreCommand::Close]).await;
-        drop(old_start);
+        let _ = self.ask(&begun.old, vec![StoreCommand::Close]).await;
+        drop(swapped.old_start);
         tracing::info!(?report, to = self.policy.to, "swapped");
-        Ok(report)
+        report
     }
 
     async fn carry_over(
@@ -234,54 +196,102 @@ impl Swap {
         begun: &Begun,
         progress: &mut Progress,
         undo: &mut Undo,
-        old_start: &mut Option<StartBackend>,
-    ) -> Result<SwapReport, Error> {
+    ) -> Result<Swapped, Error> {
         let setup = StoreCommand::Setup(Setup::new(self.secret_check, self.clock.now()));
         self.all(&begun.new, vec![setup], "the new store refused to be set up").await?;
-        let in_the_way = match self.policy.records {
-            Records::Copied => self.copy(begun, progress).await?,
+        let again = match self.policy.records {
+            Records::Copied => {
+                let mut again = self.copy(begun, progress).await?;
+                again.append(&mut self.catch_up(begun, progress).await?);
+                again
+            }
             Records::ReadThrough | Records::Forgotten => Vec::new(),
         };
         let copied = begun.copied.load(Ordering::Relaxed);
 
-        let (reply, held) = oneshot::channel();
         let since = Instant::now();
-        self.inbox.push(Input::Swap(Step::Hold { reply: Some(reply) }));
-        // A call that does not end is given up by its own limits; this one is for a backend that has none.
-        let held = timeout(self.store_limit * 4, held).await;
-        let held = held.map_err(|_| Error::not_swapped("the calls under way did not end"))?;
-        let held = held.map_err(|_| self.inbox.closed())?;
-        // What is read through is moved when it is asked for, what runs with its next renewal.
-        let mut ids = if self.policy.records == Records::ReadThrough { Vec::new() } else { held.ids };
-        ids.extend(in_the_way);
-        ids.sort_unstable();
-        ids.dedup();
-        for ids in ids.chunks(CARRIED) {
-            self.carry(begun, ids, &held.live, progress).await?;
-        }
+        // Renewals are held, too. If it takes too long nothing has changed, and no lease has lapsed.
+        let live = timeout(self.longest_pause, self.hold_and_carry(begun, again, progress)).await;
+        let live = live.map_err(|_| Error::not_swapped("what had to be carried took too long"))??;
+        // While calls are held, so that nothing is acknowledged before: a node that is killed after the flip and started
+        // again on the old store would not know of it.
+        let retired = self.policy.records != Records::ReadThrough && self.retire(&begun.old).await;
 
         let (start, new) = (self.start.clone(), begun.new.clone());
         let capabilities = start.store().capabilities();
         let (reply, flipped) = oneshot::channel();
         self.inbox.push(Input::Swap(Step::Flip { start, new, capabilities, reply: Some(reply) }));
         undo.0 = None;
-        *old_start = flipped.await.ok();
-        let pause = since.elapsed();
-        let carried = progress.looked_at;
-        Ok(SwapReport { copied, carried, live: held.live.len(), pause, retired: false })
+        let old_start = flipped.await.ok();
+        let (carried, pause) = (progress.looked_at, since.elapsed());
+        Ok(Swapped { report: SwapReport { copied, carried, live, pause, retired }, old_start })
+    }
+
+    /// What was written while all of it was copied, again and again until little is left. Returns that little, which is
+    /// carried while calls are held.
+    async fn catch_up(&self, begun: &Begun, progress: &mut Progress) -> Result<Vec<RequestId>, Error> {
+        let mut before = usize::MAX;
+        loop {
+            let (reply, noted) = oneshot::channel();
+            self.inbox.push(Input::Swap(Step::Noted { reply: Some(reply) }));
+            let noted = noted.await.map_err(|_| self.inbox.closed())?;
+            // A round that leaves half as much to do as the last one is as fast as those who write.
+            if noted.len() <= CARRIED || noted.len() > before / 2 {
+                return Ok(noted);
+            }
+            for ids in noted.chunks(CARRIED) {
+                self.carry(begun, ids, &[], progress).await?;
+            }
+            progress.looked_at = 0;
+            before = noted.len();
+        }
+    }
+
+    /// Returns how many claims live here.
+    async fn hold_and_carry(
+        &self,
+        begun: &Begun,
+        again: Vec<RequestId>,
+        progress: &mut Progress,
+    ) -> Result<usize, Error> {
+        let (reply, held) = oneshot::channel();
+        self.inbox.push(Input::Swap(Step::Hold { reply: Some(reply) }));
+        let held = held.await.map_err(|_| self.inbox.closed())?;
+        // What is read through is moved when it is asked for, what runs with its next renewal.
+        let mut ids = if self.policy.records == Records::ReadThrough { Vec::new() } else { held.ids };
+        ids.extend(again);
+        ids.sort_unstable();
+        ids.dedup();
+        for ids in ids.chunks(CARRIED) {
+            self.carry(begun, ids, &held.live, progress).await?;
+        }
+        Ok(held.live.len())
+    }
+
+    /// Whether a start on it is refused from now on.
+    async fn retire(&self, old: &Recipient<StoreBatch>) -> bool {
+        let retire = self.ask(old, vec![StoreCommand::Retire { to: self.policy.to.clone() }]);
+        let replies = timeout(self.longest_pause, retire).await;
+        replies.is_ok_and(|replies| replies.is_ok_and(|replies| replies.iter().all(Result::is_ok)))
     }
 
     /// While requests run: what is there, page after page. Returns the ids for which the new store had something else.
+    ///
+    /// What was settled meanwhile was noted, and is carried. A copy that took it along would not end where requests write
+    /// faster.
     async fn copy(&self, begun: &Begun, progress: &mut Progress) -> Result<Vec<RequestId>, Error> {
         let (mut cursor, mut in_the_way) = (None, Vec::new());
         loop {
             let scan = StoreCommand::Scan { cursor, limit: PAGE };
             let replies = self.all(&begun.old, vec![scan], "the old store cannot be scanned").await?;
             let page = one(replies, StoreReply::page)?;
+            let (reply, unnoted) = oneshot::channel();
+            self.inbox.push(Input::Swap(Step::Unnoted { records: page.records, reply: Some(reply) }));
+            let records = unnoted.await.map_err(|_| self.inbox.closed())?;
             // Noted before it is known whether they got there: releasing what is not there does no harm.
-            progress.copied.extend(page.records.iter().filter_map(running));
+            progress.copied.extend(records.iter().filter_map(running));
             let restores: Vec<_> =
-                page.records.into_iter().map(|(id, record)| StoreCommand::Restore { id, record }).collect();
+                records.into_iter().map(|(id, record)| StoreCommand::Restore { id, record }).collect();
             let count = restores.len();
             let ids: Vec<_> = restores.iter().filter_map(|restore| restore.id().copied()).collect();
             let replies = self.all(&begun.new, restores, "a record cannot be copied").await?;
@@ -298,7 +308,8 @@ impl Swap {
         }
     }
 
-    /// While calls are held: makes the new store have of these ids exactly what the old one has.
+    /// Makes the new store have of these ids exactly what the old one has. Those that are written meanwhile are carried
+    /// again.
     async fn carry(
         &self,
         begun: &Begun,

@@ -14,3 +14,5 @@ mod placement;
 mod read_through;
 mod shutdown;
 mod swap;
+mod swap_load;
+mod swap_pause;

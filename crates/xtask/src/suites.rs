@@ -8,11 +8,53 @@ use std::{
 };
 
 /// A command of cargo with a bound on its time.
+#[derive(Clone, Copy)]
 struct Suite {
     name: &'static str,
     args: &'static str,
     minutes: u64,
 }
+
+/// Tells tests to do all of it, and not a part; and lets a stable compiler build the fuzz targets.
+const SOAK: [(&str, &str); 2] = [("IDEMPOTENCY_SOAK", "1"), ("RUSTC_BOOTSTRAP", "1")];
+
+/// How often each store is put through the conformance suite in a soak.
+const CONFORMANCE_RUNS: usize = 20;
+
+const CONFORMANCE: [Suite; 6] = [
+    Suite { name: "conformance", args: "test --workspace --test suite", minutes: 30 },
+    Suite {
+        name: "conformance of redb",
+        args: "test --package idempotency-store-redb --lib conformance",
+        minutes: 60,
+    },
+    Suite { name: "conformance of an example", args: "test --workspace --example custom_store", minutes: 10 },
+    Suite { name: "conformance and faults of Redis", args: "test --workspace --test redis", minutes: 30 },
+    Suite {
+        name: "conformance and faults of PostgreSQL",
+        args: "test --workspace --test postgres",
+        minutes: 60,
+    },
+    Suite {
+        name: "conformance of an example on Redis",
+        args: "test --workspace --example custom_redis_store",
+        minutes: 10,
+    },
+];
+
+const SOAKS: &[Suite] = &[
+    Suite {
+        name: "nodes killed under load",
+        args: "test --workspace --test workspace -- kill i6_ swap nodes ledger --nocapture",
+        minutes: 60,
+    },
+    Suite { name: "tracker", args: "test --workspace --test tracker", minutes: 30 },
+    Suite {
+        name: "fuzzing of the frame (needs cargo-fuzz: `cargo install cargo-fuzz`)",
+        args: "fuzz run --fuzz-dir crates/frame/fuzz --sanitizer none decode crates/frame/golden -- -max_total_time=600",
+        minutes: 20,
+    },
+];
 
 /// Everything is built by the first one, with the features that the others use too.
 const TEST: &[Suite] = &[
@@ -22,7 +64,22 @@ const TEST: &[Suite] = &[
     Suite { name: "tracker", args: "test --workspace --test tracker", minutes: 3 },
     Suite { name: "conformance", args: "test --workspace --test suite -- --nocapture", minutes: 3 },
     Suite { name: "conformance of an example", args: "test --workspace --example custom_store", minutes: 2 },
-    Suite { name: "HTTP, examples, parity, house", args: "test --workspace --test workspace", minutes: 6 },
+    Suite { name: "conformance and faults of Redis", args: "test --workspace --test redis", minutes: 5 },
+    Suite {
+        name: "conformance and faults of PostgreSQL",
+        args: "test --workspace --test postgres",
+        minutes: 8,
+    },
+    Suite {
+        name: "conformance of an example on Redis",
+        args: "test --workspace --example custom_redis_store",
+        minutes: 3,
+    },
+    Suite {
+        name: "nodes, HTTP, examples, parity, house",
+        args: "test --workspace --test workspace",
+        minutes: 10,
+    },
     Suite { name: "documentation", args: "test --workspace --doc", minutes: 4 },
     Suite {
         name: "bounds",
@@ -32,6 +89,16 @@ const TEST: &[Suite] = &[
     Suite {
         name: "bounds of the file",
         args: "bench --package idempotency-store-redb --bench commit --bench growth -- --quick",
+        minutes: 6,
+    },
+    Suite {
+        name: "bounds of Redis",
+        args: "bench --package idempotency-store-redis --bench scripts -- --quick",
+        minutes: 4,
+    },
+    Suite {
+        name: "bounds of PostgreSQL",
+        args: "bench --package idempotency-store-postgres --bench statements -- --quick",
         minutes: 6,
     },
 ];
@@ -46,21 +113,39 @@ const BENCH: &[Suite] = &[
         args: "bench --package idempotency-store-redb --bench commit",
         minutes: 20,
     },
+    Suite {
+        name: "redis scripts",
+        args: "bench --package idempotency-store-redis --bench scripts",
+        minutes: 10,
+    },
+    Suite {
+        name: "postgres statements",
+        args: "bench --package idempotency-store-postgres --bench statements",
+        minutes: 20,
+    },
 ];
 
 pub(crate) fn test() -> Result<(), String> {
-    run(TEST)
+    run(TEST, &[])
 }
 
 pub(crate) fn bench() -> Result<(), String> {
-    run(BENCH)
+    run(BENCH, &[])
 }
 
-fn run(suites: &[Suite]) -> Result<(), String> {
+/// All of the big numbers, for a machine that has a night.
+pub(crate) fn soak() -> Result<(), String> {
+    test()?;
+    let suites: Vec<Suite> = CONFORMANCE.repeat(CONFORMANCE_RUNS).iter().chain(SOAKS).copied().collect();
+    run(&suites, &SOAK)?;
+    bench()
+}
+
+fn run(suites: &[Suite], environment: &[(&str, &str)]) -> Result<(), String> {
     let mut times = Vec::new();
     for suite in suites {
         eprintln!("\n=== {}: cargo {}", suite.name, suite.args);
-        let took = suite.run()?;
+        let took = suite.run(environment)?;
         times.push(format!("{:>7.1} s of {:>2} min  {}", took.as_secs_f64(), suite.minutes, suite.name));
     }
     eprintln!("\n{}", times.join("\n"));
@@ -69,11 +154,12 @@ fn run(suites: &[Suite]) -> Result<(), String> {
 
 impl Suite {
     #[expect(clippy::disallowed_methods, reason = "how long a suite takes is real time")]
-    fn run(&self) -> Result<Duration, String> {
+    fn run(&self, environment: &[(&str, &str)]) -> Result<Duration, String> {
         let since = Instant::now();
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(cargo)
             .args(self.args.split(' '))
+            .envs(environment.iter().copied())
             .spawn()
             .map_err(|error| format!("cargo cannot be started: {error}"))?;
         while since.elapsed() < Duration::from_secs(self.minutes * 60) {

@@ -148,7 +148,8 @@ fn a_full_disk_is_an_error_nothing_is_lost_and_it_goes_on_when_there_is_room() {
     let disk =
         Fickle { disk: Arc::new(InMemoryBackend::new()), full: Arc::default(), writes: Arc::default() };
     let opened = disk.clone();
-    let disk_of_store = Disk::open_on(RedbConfig::new("in memory"), move || opened.clone()).unwrap();
+    let disk_of_store =
+        Disk::open_on(RedbConfig::new("in memory"), Duration::ZERO, move || opened.clone()).unwrap();
     let store = RedbStore::on(disk_of_store).unwrap();
     for number in 0..20 {
         block_on(store.insert(&claim(number), now())).unwrap();
@@ -169,6 +170,59 @@ fn a_full_disk_is_an_error_nothing_is_lost_and_it_goes_on_when_there_is_room() {
     }
     // Whether one that failed was applied is not known; by its owner it can be repeated.
     assert_eq!(block_on(store.insert(&claim(20), now())).unwrap(), Inserted::Claimed);
+}
+
+/// A disk on which no file can grow.
+#[derive(Debug, Clone)]
+struct Small(Arc<InMemoryBackend>, Arc<AtomicBool>);
+
+impl StorageBackend for Small {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        match self.1.load(Ordering::SeqCst) && len > self.0.len()? {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => self.0.set_len(len),
+        }
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+/// Each opening is a repair, which takes the longer the larger the file is, and nobody can read meanwhile.
+#[test]
+fn a_disk_that_stays_full_is_not_opened_anew_for_each_call() {
+    let (disk, openings) =
+        (Small(Arc::new(InMemoryBackend::new()), Arc::default()), Arc::new(AtomicU64::new(0)));
+    let (opened, count) = (disk.clone(), openings.clone());
+    let open = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        opened.clone()
+    };
+    let store = RedbStore::on(Disk::open_on(RedbConfig::new("in memory"), HOUR, open).unwrap()).unwrap();
+    block_on(store.insert(&claim(1), now())).unwrap();
+    let mut large = block_on(store.lookup(&id(1), now())).unwrap().unwrap();
+    large.state = State::Completed(vec![7; 8 << 20].into());
+    disk.1.store(true, Ordering::SeqCst);
+    for number in 2..20 {
+        let error = block_on(store.restore(&id(number), &large, now())).unwrap_err();
+        assert!(error.kind() == StoreErrorKind::Full && error.was_not_applied(), "{number}: {error}");
+        assert!(block_on(store.lookup(&id(1), now())).unwrap().is_some(), "it can be read all the time");
+    }
+    let openings = openings.load(Ordering::SeqCst);
+    assert_eq!(openings, 3, "at first, and after each of two failures; then it rests");
 }
 
 #[test]
@@ -200,6 +254,24 @@ fn a_database_of_something_else_is_refused_and_left_as_it_is() {
     refused(&path, StoreErrorKind::Misconfigured, "a database of something else");
     let database = redb::Database::open(&path).unwrap();
     assert_eq!(database.begin_write().unwrap().list_tables().unwrap().count(), 1);
+}
+
+/// Root may write everywhere, so this is tried by nobody, on a thread of his own.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_may_not_be_written_to_is_a_clear_error() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, path) = folder();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    let by_nobody = thread::spawn(move || {
+        if rustix::process::geteuid().is_root() {
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+        }
+        refused(path.clone(), StoreErrorKind::Misconfigured, "cannot be opened: Permission denied");
+        assert!(!path.exists());
+    });
+    by_nobody.join().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[cfg(unix)]

@@ -67,7 +67,7 @@ pub async fn a_poisoned_member_fails_alone<F: StoreFactory>(factory: F) {
     world.claimed(&world.long_claim(1, 1)).await;
     let cursor = Some(idempotency_core::Cursor::new("rubbish"));
     let batch = [
-        world.update_command(1, 1, world.complete("response")),
+        world.update_command(1, 1, world.complete_for_long("response")),
         StoreCommand::Scan { cursor, limit: 1 },
         StoreCommand::Insert(world.long_claim(2, 1)),
     ];
@@ -76,6 +76,23 @@ pub async fn a_poisoned_member_fails_alone<F: StoreFactory>(factory: F) {
     assert!(replies[1].is_err(), "a cursor that is none: {:?}", replies[1]);
     assert!(matches!(replies[2], Ok(StoreReply::Inserted(Inserted::Claimed))), "{:?}", replies[2]);
     assert_eq!(response_of(&world.record(1).await), &"response".into());
+}
+
+/// A member that takes long, here for its size, harms nobody else's.
+pub async fn a_slow_member_fails_nobody<F: StoreFactory>(factory: F) {
+    let world = World::new(factory).await;
+    for number in 0..10 {
+        world.claimed(&world.long_claim(number, number)).await;
+    }
+    let body = |number: u8| vec![number; if number == 4 { 4 << 20 } else { 10 }];
+    let batch: Vec<_> = (0..10)
+        .map(|number| world.update_command(number, number, world.complete_for_long(body(number))))
+        .collect();
+    let replies = world.apply(&batch).await;
+    for (number, reply) in (0..).zip(&replies) {
+        assert!(matches!(reply, Ok(StoreReply::Updated(Updated::Applied))), "{number}: {reply:?}");
+        assert_eq!(response_of(&world.record(number).await), &body(number).into());
+    }
 }
 
 /// Nothing to do.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Barrier};
 
 use futures_util::future::join_all;
-use idempotency_core::{Change, Claim, HaltReason, Inserted, Updated};
+use idempotency_core::{Change, Claim, HaltReason, Inserted, Store, Updated};
 use tokio::runtime::Handle;
 
 use crate::{
@@ -63,7 +63,9 @@ pub async fn i1_of_many_claims_at_once_one_is_claimed<F: StoreFactory>(factory: 
 pub async fn i1_of_many_takeovers_at_once_one_is_claimed<F: StoreFactory>(factory: F) {
     let world = Arc::new(World::new(factory).await);
     for number in 0..ROUNDS {
-        world.claimed(&world.claim(number, 200)).await;
+        let mut claim = world.claim(number, 200);
+        claim.retention = LONG;
+        world.claimed(&claim).await;
         if number % 2 == 1 {
             let halt = Change::Halt { reason: HaltReason::Cancelled, retention: LONG };
             world.update(number, 200, halt).await;
@@ -105,5 +107,59 @@ pub async fn i1_claims_of_many_ids_do_not_disturb_each_other<F: StoreFactory>(fa
     assert_eq!(winners(&claims_at_once(&world, claims).await), 100);
     for number in 0..100 {
         assert_eq!(world.record(number).await.owner, owner(number));
+    }
+}
+
+/// A put that comes just when its claim is taken over is stored, or refused: never both, and never neither.
+pub async fn i5_of_a_takeover_and_a_late_put_one_wins<F: StoreFactory>(factory: F) {
+    let world = Arc::new(World::new(factory).await);
+    for number in 0..ROUNDS {
+        let mut claim = world.claim(number, 1);
+        claim.retention = LONG;
+        world.claimed(&claim).await;
+    }
+    world.pass(LEASE).await;
+    for number in 0..ROUNDS {
+        let mut takeover = world.long_claim(number, 2);
+        takeover.takes_over = Some(owner(1));
+        let put = Change::Complete { response: "late".into(), retention: LONG };
+        let (one, other) = (world.clone(), world.clone());
+        let taken = tokio::spawn(async move { one.insert(&takeover).await });
+        let stored = tokio::spawn(async move { other.update(number, 1, put).await });
+        let (taken, stored) = (taken.await.expect("an insert"), stored.await.expect("an update"));
+        let record = world.record(number).await;
+        match stored {
+            Updated::Applied => {
+                assert!(matches!(taken, Inserted::Exists(_)), "{taken:?}");
+                assert_eq!((record.owner, record.state.is_settled()), (owner(1), true));
+            }
+            _ => {
+                assert_eq!((stored, taken), (Updated::Fenced, Inserted::Claimed));
+                assert_eq!((record.owner, record.state.is_settled()), (owner(2), false));
+            }
+        }
+    }
+}
+
+/// What is claimed anew at the moment of a prune is not pruned with what expired.
+pub async fn i12_a_prune_beside_a_claim_deletes_no_claim<F: StoreFactory>(factory: F) {
+    let world = Arc::new(World::new(factory).await);
+    for number in 0..100 {
+        world.claimed(&world.claim(number, 1)).await;
+    }
+    world.pass(5).await;
+    let pruning = {
+        let world = world.clone();
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                world.store.prune(world.now(), 10).await.expect("a prune");
+            }
+        })
+    };
+    let claims: Vec<_> = (0..100).map(|number| world.long_claim(number, 2)).collect();
+    assert_eq!(winners(&claims_at_once(&world, claims).await), 100, "what has expired is free");
+    pruning.await.expect("a prune");
+    for number in 0..100 {
+        assert_eq!(world.record(number).await.owner, owner(2), "it was not pruned");
     }
 }

@@ -1,10 +1,10 @@
 //! What is kept comes back as it was.
 
-use idempotency_core::{Body, Digest, HaltReason, Meta, State, StoredResponse, Updated};
+use idempotency_core::{Body, Digest, HaltReason, Meta, State, Store, StoredResponse, Update, Updated};
 
 use crate::{
     StoreFactory,
-    world::{World, response_of},
+    world::{World, id, owner, response_of},
 };
 
 /// A mebibyte, every byte there is, and none at all.
@@ -15,7 +15,10 @@ pub async fn i3_big_and_binary_responses_come_back_byte_for_byte<F: StoreFactory
     for (number, body) in (1..).zip(bodies) {
         world.claimed(&world.long_claim(number, 1)).await;
         let response = StoredResponse::new(body.clone());
-        assert_eq!(world.update(number, 1, world.complete(response.clone())).await, Updated::Applied);
+        assert_eq!(
+            world.update(number, 1, world.complete_for_long(response.clone())).await,
+            Updated::Applied
+        );
         let record = world.record(number).await;
         assert_eq!(response_of(&record).digest(), response.digest());
         assert!(response_of(&record).body() == &Body::Kept(body.into()), "number {number} has changed");
@@ -28,7 +31,7 @@ pub async fn i3_a_response_that_was_not_kept_says_so<F: StoreFactory>(factory: F
     let world = World::new(factory).await;
     world.claimed(&world.long_claim(1, 1)).await;
     let marker = StoredResponse::not_kept(Digest::of(b"a stream"));
-    assert_eq!(world.update(1, 1, world.complete(marker.clone())).await, Updated::Applied);
+    assert_eq!(world.update(1, 1, world.complete_for_long(marker.clone())).await, Updated::Applied);
     assert_eq!(response_of(&world.record(1).await), &marker);
     // Nothing kept is not the same as nothing to keep.
     assert_ne!(response_of(&world.record(1).await).body(), &Body::Kept(Vec::new().into()));
@@ -66,13 +69,38 @@ pub async fn every_halt_reason_comes_back<F: StoreFactory>(factory: F) {
 /// The reply was lost, so it is said again.
 pub async fn a_repeated_settle_after_a_lost_reply_is_known<F: StoreFactory>(factory: F) {
     let world = World::new(factory).await;
-    for (number, change) in (1..).zip([world.complete("response"), world.halt(HaltReason::Panicked)]) {
+    for (number, change) in (1..).zip([world.complete_for_long("response"), world.halt(HaltReason::Panicked)])
+    {
         world.claimed(&world.long_claim(number, 1)).await;
         assert_eq!(world.update(number, 1, change.clone()).await, Updated::Applied);
         let before = world.record(number).await;
         for _ in 0..2 {
             assert_eq!(world.update(number, 1, change.clone()).await, Updated::AlreadyApplied);
             world.unchanged(number, &before).await;
+        }
+    }
+}
+
+/// What a store has no room for it refuses as a whole. The claim stands, and a smaller response is taken.
+pub async fn i12_a_response_past_all_limits_is_kept_whole_or_refused<F: StoreFactory>(factory: F) {
+    let world = World::new(factory).await;
+    world.claimed(&world.long_claim(1, 1)).await;
+    let body: Vec<u8> = (0..32 << 20).map(|at: u32| (at % 251) as u8).collect();
+    let update = Update::new(id(1), owner(1), world.complete_for_long(body.clone()));
+    match world.store.update(&update, world.now()).await {
+        Ok(answer) => {
+            assert_eq!(answer, Updated::Applied);
+            let record = world.record(1).await;
+            match response_of(&record).bytes() {
+                Some(kept) => assert!(*kept == body, "another body came back"),
+                // A store in memory keeps the fact where it has no room for the body.
+                None => assert_eq!(response_of(&record).digest(), Digest::of(&body)),
+            }
+        }
+        Err(refused) => {
+            assert!(refused.was_not_applied(), "{refused:?}");
+            assert!(!world.record(1).await.state.is_settled());
+            assert_eq!(world.update(1, 1, world.complete_for_long("smaller")).await, Updated::Applied);
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What the actor does for a swap; the swap itself goes on beside it.
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::{
+    iter,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use idempotency_core::{Capabilities, RequestId};
 
@@ -33,6 +36,7 @@ impl RequestTracker {
                     secret_check: self.secret_check,
                     clock: self.clock.clone(),
                     store_limit: self.store_limit,
+                    longest_pause: self.defaults.lease / 3,
                 };
                 // Beside the actor: it goes on meanwhile, also if nobody waits for the report any more.
                 actix::spawn(async move { answer(reply, swap.run().await) });
@@ -45,6 +49,16 @@ impl RequestTracker {
                     // Whoever wanted it is gone.
                     self.swap(Step::Resume);
                 }
+            }
+            Step::Unnoted { mut records, reply } => {
+                // What runs is taken along all the same: if it is not written again, the pause need not.
+                records.retain(|(id, record)| !record.state.is_settled() || !self.backend.is_noted(id));
+                answer(reply, records);
+            }
+            Step::Noted { reply } => {
+                // What is under way may come after it is read.
+                let noted = self.backend.noted(self.engine.ids());
+                answer(reply, noted.into_iter().collect());
             }
             Step::Hold { reply } => {
                 self.backend.hold();
@@ -91,10 +105,9 @@ impl RequestTracker {
     pub(super) fn tell_when_quiet(&mut self) {
         let Some(swapping) = self.swapping.as_mut().filter(|_| self.backend.is_quiet()) else { return };
         let Some(reply) = swapping.held.take() else { return };
-        let mut ids = self.backend.noted();
+        let mut ids = self.backend.noted(iter::empty());
         ids.extend(self.engine.ids());
-        let mut ids: Vec<RequestId> = ids.into_iter().collect();
-        ids.sort_unstable();
+        let ids: Vec<RequestId> = ids.into_iter().collect();
         let live = self.engine.live().cloned().collect();
         if reply.send(Held { ids, live }).is_err() {
             self.swap(Step::Resume);

@@ -1,0 +1,15 @@
+//! The suite on a server that all cases share: each has tables of its own.
+
+use std::time::Duration;
+
+use idempotency_store_postgres::{PostgresConfig, PostgresStore};
+use idempotency_store_testkit::{OnRealTime, conformance};
+
+use crate::support::*;
+
+fn opened(name: String) -> PostgresStore {
+    let config = PostgresConfig::new(SERVER.url()).table(name).call_limit(Duration::from_secs(10));
+    PostgresStore::open(config).unwrap()
+}
+
+conformance!(OnRealTime::new(async |name: String| opened(name)));

@@ -1,0 +1,199 @@
+//! Claim + put beside the bare client that sends the same scripts, and how many round trips that takes.
+//!
+//! `cargo bench -p idempotency-store-redis --bench scripts [-- --quick]`. Fails below the bound.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark measures time and prints it"
+)]
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use idempotency_core::{
+    Change, Claim, Clock, Fingerprint, Owner, RequestId, SecretCheck, Setup, Store, SystemClock, Update,
+};
+use idempotency_store_redis::{RedisConfig, RedisStore};
+use idempotency_store_testkit::servers::Redis;
+use redis::{IntoConnectionInfo, aio::ConnectionManager};
+
+/// The store to the bare client.
+const BOUND: f64 = 0.75;
+const BODY: usize = 256;
+
+/// A claim and a put, and a ping of the subscription now and then.
+const MOST_TRIPS: f64 = 2.01;
+
+fn main() -> ExitCode {
+    let quick = std::env::args().any(|arg| arg == "--quick");
+    let (slices, runs, bound) = if quick { (4, 1, BOUND * 2.0 / 3.0) } else { (10, 5, BOUND) };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let good = runtime.expect("a runtime").block_on(measure(slices, runs, bound));
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn measure(slices: u64, runs: usize, bound: f64) -> bool {
+    let redis = Redis::start(&[]);
+    let store = Arc::new(
+        RedisStore::open(RedisConfig::new(redis.url()).call_limit(Duration::from_secs(60))).unwrap(),
+    );
+    store.setup(&Setup::new(SecretCheck::unkeyed(), SystemClock::new().now())).await.unwrap();
+    // Without it the client would wait for a call to fill its packet.
+    let settings = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+    let server = redis.url().into_connection_info().unwrap().set_tcp_settings(settings);
+    let client = redis::Client::open(server).unwrap();
+    let bare = Arc::new(Bare::new(client.get_connection_manager().await.unwrap()).await);
+    println!(
+        "claim + put with {BODY} bytes, cycles a second; medians of {runs} runs of {slices} slices by turns"
+    );
+    let mut good = true;
+    for callers in [1, 8, 64, 512] {
+        let mut ratios = Vec::new();
+        let (mut rates, mut trips) = ((0.0, 0.0), 0.0);
+        for _ in 0..runs {
+            let (mut of_bare, mut of_store) = (Duration::ZERO, Duration::ZERO);
+            // So many that a slice takes a tenth of a second or so.
+            let cycles = (400 * callers).min(20_000) / callers;
+            let before = round_trips(&redis);
+            slice(callers, cycles, &store, |store, number| async move { stored(&store, number).await }).await;
+            trips = (round_trips(&redis) - before) as f64 / (callers * cycles) as f64;
+            for _ in 0..slices {
+                redis.command(&["FLUSHDB"]);
+                of_bare +=
+                    slice(callers, cycles, &bare, |bare, number| async move { bare.cycle(number).await })
+                        .await;
+                of_store +=
+                    slice(
+                        callers,
+                        cycles,
+                        &store,
+                        |store, number| async move { stored(&store, number).await },
+                    )
+                    .await;
+            }
+            let count = (slices * callers * cycles) as f64;
+            rates = (count / of_bare.as_secs_f64(), count / of_store.as_secs_f64());
+            ratios.push(rates.1 / rates.0);
+        }
+        ratios.sort_by(f64::total_cmp);
+        let (median, least, most) = (ratios[runs / 2], ratios[0], ratios[runs - 1]);
+        println!(
+            "{callers:>4} callers: bare {:>7.0}, store {:>7.0}, ratio {median:.2} ({least:.2} to {most:.2}); {trips:.2} round trips a cycle",
+            rates.0, rates.1
+        );
+        if trips > MOST_TRIPS {
+            println!("     more than {MOST_TRIPS} round trips");
+            good = false;
+        }
+        if median < bound {
+            println!("     below the bound of {bound:.2}");
+            good = false;
+        }
+    }
+    good
+}
+
+/// How many commands the server was sent: all but those that the scripts give, and those of this benchmark.
+fn round_trips(redis: &Redis) -> u64 {
+    const OTHERS: [&str; 10] =
+        ["time", "get", "set", "getrange", "setrange", "pexpireat", "publish", "del", "info", "flushdb"];
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let calls = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let is_other = OTHERS.contains(&name);
+        (!is_other).then(|| rest.split(',').next()?.parse::<u64>().ok())?
+    };
+    stats.lines().filter_map(calls).sum()
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+async fn slice<S: Send + Sync + 'static, F: Future<Output = ()> + Send + 'static>(
+    callers: u64,
+    cycles: u64,
+    on: &Arc<S>,
+    cycle: impl Fn(Arc<S>, u64) -> F + Copy + Send + 'static,
+) -> Duration {
+    let since = Instant::now();
+    let callers: Vec<_> = (0..callers)
+        .map(|_| {
+            let on = on.clone();
+            tokio::spawn(async move {
+                for _ in 0..cycles {
+                    cycle(on.clone(), NEXT.fetch_add(1, Ordering::Relaxed)).await;
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.expect("a caller");
+    }
+    since.elapsed()
+}
+
+fn id(number: u64) -> RequestId {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    RequestId::from_bytes(bytes)
+}
+
+async fn stored(store: &RedisStore, number: u64) {
+    let now = SystemClock::new().now();
+    let claim = Claim::new(id(number), Owner::from_u128(number.into()), Fingerprint::derive(None, []));
+    store.insert(&claim, now).await.expect("a claim");
+    let change = Change::Complete { response: vec![7; BODY].into(), retention: claim.retention };
+    store.update(&Update::new(claim.id, claim.owner, change), now).await.expect("a put");
+}
+
+/// The client by itself, with arguments that are ready.
+struct Bare {
+    connection: ConnectionManager,
+    insert: String,
+    update: String,
+}
+
+impl Bare {
+    async fn new(mut connection: ConnectionManager) -> Self {
+        let common = include_str!("../src/scripts/common.lua");
+        let insert = format!("{common}\n{}", include_str!("../src/scripts/insert.lua"));
+        let update =
+            format!("#!lua flags=allow-oom\n{common}\n{}", include_str!("../src/scripts/update.lua"));
+        let mut hashes = Vec::new();
+        for script in [insert, update] {
+            let loaded = redis::cmd("SCRIPT").arg("LOAD").arg(script).query_async(&mut connection).await;
+            hashes.push(loaded.expect("a script"));
+        }
+        Self { update: hashes.pop().expect("two"), insert: hashes.pop().expect("two"), connection }
+    }
+
+    async fn cycle(&self, number: u64) {
+        const LEASE: &str = "15000000";
+        const RETENTION: &str = "86400000000";
+        let mut connection = self.connection.clone();
+        let (key, owner) =
+            ([&b"bare:"[..], id(number).as_bytes()].concat(), u128::from(number).to_be_bytes());
+        let mut insert = redis::cmd("EVALSHA");
+        insert.arg(&self.insert).arg(1).arg(&key).arg(&owner[..]).arg(&[0u8; 33][..]);
+        insert.arg(LEASE).arg(RETENTION).arg("").arg("");
+        let _: redis::Value = insert.query_async(&mut connection).await.expect("a claim");
+        let mut update = redis::cmd("EVALSHA");
+        update
+            .arg(&self.update)
+            .arg(1)
+            .arg(&key)
+            .arg(&owner[..])
+            .arg("complete")
+            .arg(RETENTION)
+            .arg("bare:settled");
+        update.arg(id(number).as_bytes()).arg("1").arg(&[0u8; 32][..]).arg(&[7u8; BODY][..]);
+        let answer: i64 = update.query_async(&mut connection).await.expect("a put");
+        assert_eq!(answer, 1);
+    }
+}

@@ -1,0 +1,37 @@
+//! The store of the idempotency request tracker that many nodes share: Redis or Valkey, a single server, a primary with
+//! replicas, or a cluster.
+//!
+//! ```no_run
+//! use idempotency_core::{Durability, Survives};
+//! use idempotency_store_redis::{RedisConfig, RedisStore};
+//!
+//! # async fn open() {
+//! let config = RedisConfig::new("redis://127.0.0.1").durability(Durability::new(Survives::PowerLoss, 0));
+//! let store = RedisStore::open(config).unwrap();
+//! // let tracker = Tracker::builder(store).spawn().await?;
+//! # }
+//! ```
+//!
+//! One key a record, one script a step, one round trip a claim and one a result. All times are the server's: nodes whose
+//! clocks disagree share it. Redis 7 or Valkey is needed, with `maxmemory-policy noeviction`: a store that evicts claims
+//! when the memory is full would let work happen twice.
+//!
+//! A full server refuses claims; it still takes results. What it declares to survive (`RedisConfig::durability`) is verified
+//! when the tracker starts.
+
+#![deny(missing_docs)]
+
+mod config;
+mod error;
+mod line;
+mod link;
+mod push;
+mod scripts;
+mod setup;
+mod slots;
+mod store;
+mod value;
+mod waits;
+
+pub use config::RedisConfig;
+pub use store::RedisStore;

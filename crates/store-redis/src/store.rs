@@ -1,0 +1,415 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::stream::BoxStream;
+use futures_util::future::join_all;
+use idempotency_core::{
+    CallersClock, Capabilities, Change, Claim, Clock, Cursor, Inserted, Page, Pruned, Record, RequestId,
+    Restored, Setup, Store, StoreError, StoreErrorKind, Update, Updated,
+};
+use redis::Value;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use crate::{
+    RedisConfig,
+    error::unexpected,
+    link::Link,
+    push::Push,
+    scripts::{INSERT, LOOKUP, MARK, RESTORE, UPDATE, WATCH, code_of, micros},
+    setup::{self, Vigil},
+    slots::Node,
+    value::{self, Clocks, Parts},
+    waits::Acknowledged,
+};
+
+/// The store on a server or a cluster that many nodes share; see the [crate](crate).
+///
+/// ```no_run
+/// use idempotency_store_redis::{RedisConfig, RedisStore};
+///
+/// # async fn open() {
+/// let store = RedisStore::open("redis://127.0.0.1").unwrap();
+/// // Or a cluster:
+/// let store = RedisStore::open(RedisConfig::cluster(["redis://127.0.0.1:7000", "redis://127.0.0.1:7001"])).unwrap();
+/// # }
+/// ```
+///
+/// Calls of all callers share one connection and go one behind the other without waiting for each other. A call that is
+/// given up may be applied all the same; it is repeated by owner.
+pub struct RedisStore {
+    config: RedisConfig,
+    link: Arc<Link>,
+    push: Push,
+    vigil: Vigil,
+    channel: Arc<[u8]>,
+    callers: CallersClock,
+}
+
+impl RedisStore {
+    /// Connects at the first call, in the background, and again whenever the connection is lost.
+    ///
+    /// # Errors
+    ///
+    /// `Misconfigured`: the URL makes no sense, or leads to another machine without encryption.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn open(config: impl Into<RedisConfig>) -> Result<Self, StoreError> {
+        let config = config.into();
+        let clients = config.clients()?;
+        let channel: Arc<[u8]> = format!("{}settled", config.prefix).into_bytes().into();
+        let link = Arc::new(Link::new(&config, clients[0].clone())?);
+        let push = Push::start(clients, channel.clone());
+        let (vigil, callers) = (Vigil::default(), CallersClock::new());
+        Ok(Self { config, link, push, vigil, channel, callers })
+    }
+
+    fn key(&self, id: &RequestId) -> Vec<u8> {
+        [self.config.prefix.as_bytes(), b"r:", id.as_bytes()].concat()
+    }
+
+    /// What belongs to the store and to no record.
+    fn store_key(&self) -> String {
+        format!("{}store", self.config.prefix)
+    }
+
+    /// What is stored, as the scripts answer it: the server's time, and the value if there is one.
+    fn record(&self, answer: Value, now: OffsetDateTime) -> Result<Answer, StoreError> {
+        let Value::Array(parts) = answer else { return Err(unexpected()) };
+        let mut parts = parts.into_iter();
+        let Some(Value::Int(server)) = parts.next() else { return Err(unexpected()) };
+        let clocks = Clocks { server, caller: now };
+        Ok(match parts.next() {
+            None => Answer::Nothing,
+            Some(Value::Int(code)) => Answer::Code(code),
+            Some(Value::BulkString(value)) => Answer::Record(value::read(Bytes::from(value), clocks)?),
+            Some(_) => return Err(unexpected()),
+        })
+    }
+
+    async fn mark(&self, name: &[u8], value: &[u8], how: &[u8]) -> Result<(), StoreError> {
+        let key = self.store_key();
+        let deadline = self.link.deadline();
+        match self.link.run_and_wait(&MARK, key.as_bytes(), &[name, value, how], deadline).await? {
+            (_, Acknowledged(true)) => Ok(()),
+            (_, Acknowledged(false)) => Err(too_few_replicas()),
+        }
+    }
+
+    /// The check value of the secret, and where the records moved to.
+    async fn said(&self) -> Result<(Option<Vec<u8>>, Option<String>), StoreError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.store_key()).arg("secret").arg("moved");
+        redis::from_redis_value(self.link.send(&command).await?).map_err(|_| unexpected())
+    }
+
+    /// What the server says of a node's records from a cursor on.
+    async fn page_of(
+        &self,
+        node: Option<&Node>,
+        from: &str,
+        limit: usize,
+    ) -> Result<(String, Vec<RequestId>), StoreError> {
+        let mut command = redis::cmd("SCAN");
+        let pattern = format!("{}r:*", escaped(&self.config.prefix));
+        command.arg(from).arg("MATCH").arg(pattern).arg("COUNT").arg(limit.max(1));
+        let answer = self.link.send_to(node, command).await?;
+        let (next, keys): (String, Vec<Vec<u8>>) =
+            redis::from_redis_value(answer).map_err(|_| unexpected())?;
+        let ids = keys.iter().filter_map(|key| Some(RequestId::from_bytes(*key.last_chunk()?))).collect();
+        Ok((next, ids))
+    }
+
+    /// Those that are there still.
+    async fn read_all(&self, ids: Vec<RequestId>) -> Result<Vec<(RequestId, Record)>, StoreError> {
+        let now = self.callers.now();
+        let reads = ids.into_iter().map(async |id| Ok(self.read(&id, now).await?.map(|record| (id, record))));
+        join_all(reads).await.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    async fn read(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        let answer = self.link.run(&LOOKUP, &self.key(id), &[b"0"]).await?;
+        self.record(answer, now)?.found()
+    }
+
+    /// The same with what its replicas have.
+    async fn read_for_good(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        let deadline = self.link.deadline();
+        let (answer, acknowledged) =
+            self.link.run_and_wait(&LOOKUP, &self.key(id), &[b"1"], deadline).await?;
+        match self.record(answer, now)?.found()? {
+            Some(record) if record.state.is_settled() && acknowledged == Acknowledged(false) => {
+                Err(too_few_replicas().not_applied())
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn waits(&self) -> &'static [u8] {
+        if self.config.durability.replicas > 0 { b"1" } else { b"0" }
+    }
+
+    async fn send_update(&self, update: &Update) -> Result<(Value, Acknowledged), StoreError> {
+        // What it is beside the retention: a lease, or what it became.
+        let (retention, number_of, digest, body) = match &update.change {
+            Change::Renew { lease, retention } => (*retention, micros(*lease), None, &[][..]),
+            Change::Complete { response, retention } => {
+                let (code, body) = value::response(response);
+                (*retention, code.into(), Some(response.digest()), body)
+            }
+            Change::Halt { reason, retention } => (*retention, code_of(*reason).into(), None, &[][..]),
+            _ => (Duration::ZERO, 0, None, &[][..]),
+        };
+        let args: [&[u8]; 9] = [
+            update.owner.as_bytes(),
+            update.change.name().as_bytes(),
+            &number(micros(retention)),
+            &self.channel,
+            update.id.as_bytes(),
+            &number(number_of),
+            digest.as_ref().map_or(&[], |digest| &digest.as_bytes()[..]),
+            body,
+            self.waits(),
+        ];
+        self.link.run_and_wait(&UPDATE, &self.key(&update.id), &args, self.link.deadline()).await
+    }
+
+    /// A claim that too few replicas have is not one: it is given back, unless its owner has extended it meanwhile. A takeover
+    /// is not: it would be forgotten that its first caller may have done the work.
+    async fn give_back(&self, claim: &Claim, lapses: i64, deadline: Instant) {
+        let args: [&[u8]; 6] = [
+            claim.owner.as_bytes(),
+            b"give_back",
+            b"0",
+            &self.channel,
+            claim.id.as_bytes(),
+            &lapses.to_string().into_bytes(),
+        ];
+        if let Err(error) = self.link.run_until(&UPDATE, &self.key(&claim.id), &args, deadline).await {
+            tracing::warn!(%error, "a claim without its replicas stands until its lease lapses");
+        }
+    }
+}
+
+enum Answer {
+    Nothing,
+    Code(i64),
+    Record(Record),
+}
+
+impl Answer {
+    fn found(self) -> Result<Option<Record>, StoreError> {
+        match self {
+            Self::Record(record) => Ok(Some(record)),
+            Self::Nothing => Ok(None),
+            Self::Code(_) => Err(unexpected()),
+        }
+    }
+}
+
+/// Matches nothing but itself.
+fn escaped(prefix: &str) -> String {
+    prefix.chars().flat_map(|c| r"\*?[]".contains(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn setup(&self, setup: &Setup) -> Result<(), StoreError> {
+        self.link.connect().await?;
+        setup::verify(&self.link, self.config.durability).await??;
+        self.callers.note(setup.now);
+        // Also shows that the user may do what the steps do, and wait.
+        self.mark(b"secret", setup.secret_check.as_bytes(), b"once").await?;
+        let (secret, moved) = self.said().await?;
+        if let Some(to) = moved {
+            let message = format!("the records moved to {to}");
+            return Err(StoreError::new(StoreErrorKind::Moved, message).not_applied());
+        }
+        if secret.is_none_or(|secret| secret != setup.secret_check.as_bytes()) {
+            let message = "the store was set up with another secret";
+            return Err(StoreError::new(StoreErrorKind::WrongSecret, message).not_applied());
+        }
+        if !self.push.is_ready(self.config.call_limit).await {
+            match self.push.failure() {
+                Some(error) if error.kind() == StoreErrorKind::Misconfigured => return Err(error),
+                // Hints that do not come are not missed.
+                error => tracing::warn!(?error, "nobody tells of settled ids yet"),
+            }
+        }
+        self.vigil.begin(self.link.clone(), self.config.durability, self.push.is_subscribed());
+        Ok(())
+    }
+
+    async fn lookup(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        self.callers.note(now);
+        match self.read(id, now).await? {
+            Some(record) if record.state.is_settled() && self.config.durability.replicas > 0 => {
+                self.read_for_good(id, now).await
+            }
+            found => Ok(found),
+        }
+    }
+
+    async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
+        self.vigil.verdict()?;
+        self.callers.note(now);
+        let deadline = self.link.deadline();
+        let (lease, retention) = (number(micros(claim.lease)), number(micros(claim.retention)));
+        let fingerprint = value::fingerprint(&claim.fingerprint);
+        let takes_over = claim.takes_over;
+        let args: [&[u8]; 7] = [
+            claim.owner.as_bytes(),
+            &fingerprint,
+            &lease,
+            &retention,
+            claim.meta.as_bytes(),
+            takes_over.as_ref().map_or(&[], |owner| &owner.as_bytes()[..]),
+            self.waits(),
+        ];
+        let (answer, acknowledged) =
+            self.link.run_and_wait(&INSERT, &self.key(&claim.id), &args, deadline).await?;
+        match self.record(answer, now)? {
+            Answer::Code(lapses) if acknowledged == Acknowledged(false) => {
+                if lapses != 0 && claim.takes_over.is_none() {
+                    self.give_back(claim, lapses, deadline).await;
+                }
+                Err(too_few_replicas())
+            }
+            Answer::Code(_) => Ok(Inserted::Claimed),
+            // What only the primary knows may be gone with it, and must not be replayed.
+            Answer::Record(record) if record.state.is_settled() && acknowledged == Acknowledged(false) => {
+                Err(too_few_replicas().not_applied())
+            }
+            Answer::Record(record) => Ok(Inserted::Exists(record)),
+            Answer::Nothing => Err(unexpected()),
+        }
+    }
+
+    async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
+        self.vigil.verdict()?;
+        self.callers.note(now);
+        match self.send_update(update).await? {
+            (_, Acknowledged(false)) => Err(too_few_replicas()),
+            (Value::Int(0), _) => Ok(Updated::NotFound),
+            (Value::Int(1), _) => Ok(Updated::Applied),
+            (Value::Int(2), _) => Ok(Updated::AlreadyApplied),
+            (Value::Int(3), _) => Ok(Updated::Fenced),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The server does it by itself.
+    async fn prune(&self, _: OffsetDateTime, _: usize) -> Result<Pruned, StoreError> {
+        Ok(Pruned { deleted: 0, more: false })
+    }
+
+    /// Node by node. The cursor says which, where there, and which slots each had when it began.
+    async fn scan(&self, cursor: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        let nonsense = || StoreError::new(StoreErrorKind::Invalid, "this is no cursor").not_applied();
+        let (mut at, mut from, mut began) = (None, "0".to_owned(), None);
+        if let Some(cursor) = cursor {
+            let text = std::str::from_utf8(cursor.as_bytes()).map_err(|_| nonsense())?;
+            let (text, of_slots) = text.rsplit_once(' ').ok_or_else(nonsense)?;
+            began = Some(of_slots.parse::<u64>().map_err(|_| nonsense())?);
+            let (node, rest) = text.rsplit_once(' ').ok_or_else(nonsense)?;
+            rest.parse::<u64>().map_err(|_| nonsense())?;
+            from = rest.to_owned();
+            at = match node {
+                "" => None,
+                node => {
+                    let (host, port) = node.rsplit_once(':').ok_or_else(nonsense)?;
+                    Some((host.to_owned(), port.parse().map_err(|_| nonsense())?))
+                }
+            };
+        }
+        let (primaries, of_slots) = self.link.primaries().await?;
+        if began.is_some_and(|began| began != of_slots) {
+            // What moved against the direction of the scan would be missed.
+            let message = "slots were moved while the cluster was scanned: it is to begin again";
+            return Err(StoreError::new(StoreErrorKind::Unavailable, message).not_applied());
+        }
+        let at: Option<Node> = at.or_else(|| primaries.first().cloned());
+        let (next, ids) = self.page_of(at.as_ref(), &from, limit).await?;
+        let cursor_at = |node: &Option<Node>, from: &str| {
+            let node = node.as_ref().map(|(host, port)| format!("{host}:{port}")).unwrap_or_default();
+            Some(Cursor::new(format!("{node} {from} {of_slots}").into_bytes()))
+        };
+        let next = match next.as_str() {
+            "0" => {
+                let following = primaries.into_iter().find(|node| Some(node) > at.as_ref() && at.is_some());
+                following.and_then(|node| cursor_at(&Some(node), "0"))
+            }
+            more => cursor_at(&at, more),
+        };
+        Ok(Page { records: self.read_all(ids).await?, next })
+    }
+
+    async fn restore(
+        &self,
+        id: &RequestId,
+        record: &Record,
+        now: OffsetDateTime,
+    ) -> Result<Restored, StoreError> {
+        self.vigil.verdict()?;
+        let deadline = self.link.deadline();
+        let parts = Parts::of(record, now);
+        let times =
+            [parts.claimed_ago, parts.expires_in, parts.lapses_in].map(|time| time.to_string().into_bytes());
+        let args: [&[u8]; 6] =
+            [&parts.before_times, &parts.after_times, &parts.meta_and_body, &times[0], &times[1], &times[2]];
+        let (answer, acknowledged) = self.link.run_and_wait(&RESTORE, &self.key(id), &args, deadline).await?;
+        match self.record(answer, now)? {
+            Answer::Code(0) if acknowledged == Acknowledged(false) => Err(too_few_replicas()),
+            Answer::Code(0) => Ok(Restored::Restored),
+            Answer::Code(1) => Ok(Restored::Expired),
+            Answer::Record(record) => Ok(Restored::Exists(record)),
+            Answer::Code(_) | Answer::Nothing => Err(unexpected()),
+        }
+    }
+
+    async fn watch(&self, id: &RequestId) -> Result<(), StoreError> {
+        self.link.run(&WATCH, &self.key(id), &[]).await.map(drop)
+    }
+
+    fn settled(&self) -> Option<BoxStream<'static, RequestId>> {
+        Some(self.push.hints())
+    }
+
+    async fn retire(&self, to: &str) -> Result<(), StoreError> {
+        self.mark(b"moved", to.as_bytes(), b"anew").await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.durability = self.config.durability;
+        capabilities.shared = true;
+        capabilities.native_expiry = true;
+        capabilities.scan = true;
+        capabilities.restore = true;
+        capabilities.push = true;
+        capabilities
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.push.stop();
+        self.vigil.stop();
+        Ok(())
+    }
+}
+
+fn too_few_replicas() -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, "too few replicas have acknowledged it in time")
+}
+
+fn number(number: u64) -> Vec<u8> {
+    number.to_string().into_bytes()
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("config", &self.config).finish_non_exhaustive()
+    }
+}
