@@ -3,7 +3,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,9 +22,9 @@ pub fn run(case: impl Future<Output = ()>) {
     runtime.expect("a runtime for a test").block_on(case);
 }
 
-/// Runs a case; one on real time once more if it failed and took a tick longer than it waited, for then what was to be there
-/// may have lapsed or expired, and what is compared is off by as much. Where nothing stands still it has one attempt, and so
-/// has what does not wait.
+/// Runs a case; one on real time once more if it failed, counted in ticks, and took a tick longer than it waited, for then
+/// what was to be there may have lapsed or expired. Where nothing stands still it has one attempt, and so has a case that
+/// asks for nothing that lapses while it runs.
 #[doc(hidden)]
 #[expect(clippy::disallowed_methods, reason = "how real time passes is the question")]
 pub fn run_case<F: StoreFactory, C: Future<Output = ()>>(
@@ -32,16 +32,17 @@ pub fn run_case<F: StoreFactory, C: Future<Output = ()>>(
     case: impl Fn(Waiting<F>) -> C,
 ) {
     for attempt in 1.. {
-        let waited = Arc::<AtomicU64>::default();
-        let factory = Waiting { factory: factory(), waited: waited.clone() };
+        let (waited, in_ticks) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let factory = factory();
         let (exact, tick) = (factory.is_exact(), factory.tick());
+        let factory = Waiting { factory, waited: waited.clone(), in_ticks: in_ticks.clone() };
         let since = Instant::now();
         let ran = catch_unwind(AssertUnwindSafe(|| run(case(factory))));
         let waited = Duration::from_micros(waited.load(Ordering::SeqCst));
         let stood = since.elapsed().saturating_sub(waited);
         match ran {
             Ok(()) => return,
-            Err(_) if !exact && !waited.is_zero() && attempt < ATTEMPTS && stood > tick => {
+            Err(_) if !exact && in_ticks.load(Ordering::SeqCst) && attempt < ATTEMPTS && stood > tick => {
                 eprintln!("it took {stood:?} longer than it waited: attempt {attempt} does not count");
             }
             Err(panic) => resume_unwind(panic),
@@ -49,12 +50,13 @@ pub fn run_case<F: StoreFactory, C: Future<Output = ()>>(
     }
 }
 
-/// The same factory, with the time that a case has asked it to let pass.
+/// The same factory, with the time that a case has asked it to let pass, and whether it has asked what a tick is.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Waiting<F> {
     factory: F,
     waited: Arc<AtomicU64>,
+    in_ticks: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -84,6 +86,7 @@ impl<F: StoreFactory> StoreFactory for Waiting<F> {
     }
 
     fn tick(&self) -> Duration {
+        self.in_ticks.store(true, Ordering::SeqCst);
         self.factory.tick()
     }
 

@@ -22,13 +22,13 @@ pub async fn i6_what_was_acknowledged_survives_reopening<F: StoreFactory>(factor
     world.update(3, 1, world.halt(idempotency_core::HaltReason::Panicked)).await;
     let before = [world.record(1).await, world.record(2).await, world.record(3).await];
     let durable = world.store.capabilities().durability.local > Survives::Memory;
-    let World { factory, store } = world;
+    let World { factory, store, .. } = world;
     let Some(store) = factory.reopen(store).await else {
         assert!(!durable || factory.is_erased(), "a durable store must be able to be opened again");
         return;
     };
     store.setup(&setup(factory.now())).await.expect("what was set up can be set up again");
-    let world = World { factory, store };
+    let world = World::of(factory, store);
     for (number, before) in (1..).zip(&before) {
         world.unchanged(number, before).await;
     }
@@ -39,7 +39,7 @@ pub async fn i6_what_was_acknowledged_survives_reopening<F: StoreFactory>(factor
     let refused = world.store.setup(&other).await.expect_err("another secret");
     assert_eq!(refused.kind(), StoreErrorKind::WrongSecret);
     world.store.retire("the new store").await.expect("a durable store can be retired");
-    let World { factory, store } = world;
+    let World { factory, store, .. } = world;
     let store = factory.reopen(store).await.expect("it was opened again before");
     let refused = store.setup(&setup(factory.now())).await.expect_err("it was retired");
     assert_eq!(refused.kind(), StoreErrorKind::Moved);
@@ -94,10 +94,10 @@ pub async fn i9_a_closed_store_answers_or_refuses<F: StoreFactory>(factory: F) {
         Ok(found) => world.assert_same(&found.expect("the record"), &before),
         Err(refused) => assert!(refused.was_not_applied(), "{refused:?}"),
     }
-    let World { factory, store } = world;
+    let World { factory, store, .. } = world;
     if let Some(store) = factory.reopen(store).await {
         store.setup(&setup(factory.now())).await.expect("what was set up can be set up again");
-        World { factory, store }.unchanged(1, &before).await;
+        World::of(factory, store).unchanged(1, &before).await;
     }
 }
 

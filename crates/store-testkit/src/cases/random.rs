@@ -12,7 +12,7 @@ use proptest::{
 use crate::{
     StoreFactory,
     model::Model,
-    world::{World, id, owner, setup, without_times},
+    world::{LONG, World, id, owner, setup, without_times},
 };
 
 /// How many operations a sequence has.
@@ -94,12 +94,15 @@ async fn check<F: StoreFactory>(world: &World<F>, sequence: &[Operation]) {
                 assert_eq!(of_insert(answer), of_insert(model.insert(&claim, now)), "{}", context());
             }
             Operation::Update { id: number, owner: by, theirs, change } => {
-                let retention = if exact { world.ticks(5) } else { Duration::from_secs(24 * 60 * 60) };
+                let (lease, retention) = match exact {
+                    true => (world.ticks(2), world.ticks(5)),
+                    false => (LONG, LONG),
+                };
                 let whose = match model.lookup(&id(number), now) {
                     Some(record) if theirs => record.owner,
                     _ => owner(by),
                 };
-                let update = Update::new(id(number), whose, self::change(change, world, retention));
+                let update = Update::new(id(number), whose, self::change(change, lease, retention));
                 let answer: Updated = world.store.update(&update, now).await.expect("an update");
                 assert_eq!(answer, model.update(&update, now), "{}", context());
             }
@@ -118,9 +121,9 @@ async fn check<F: StoreFactory>(world: &World<F>, sequence: &[Operation]) {
     }
 }
 
-fn change<F: StoreFactory>(number: u8, world: &World<F>, retention: Duration) -> Change {
+fn change(number: u8, lease: Duration, retention: Duration) -> Change {
     match number {
-        0 => Change::Renew { lease: world.ticks(2), retention },
+        0 => Change::Renew { lease, retention },
         1 | 2 => Change::Complete { response: "one".into(), retention },
         3 => Change::Complete { response: "two".into(), retention },
         4 => Change::Halt { reason: HaltReason::Cancelled, retention },

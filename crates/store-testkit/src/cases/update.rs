@@ -35,7 +35,7 @@ pub async fn i5_the_owner_moves_a_running_record_on<F: StoreFactory>(factory: F)
                 let after = after.unwrap();
                 assert_eq!(response_of(&after), &response);
                 assert_eq!(after.owner, before.owner);
-                assert!((after.claimed_at - before.claimed_at).abs() < world.ticks(1));
+                world.assert_near(after.claimed_at, before.claimed_at);
                 assert_eq!(after.meta, before.meta);
                 world.assert_in(after.expires_at, RETENTION);
             }
