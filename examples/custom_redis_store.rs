@@ -20,8 +20,8 @@ use bytes::Bytes;
 use idempotency::{
     Once, Outcome, Record, RequestId, Scope, Tracker,
     store::{
-        Capabilities, Claim, Inserted, Pruned, Setup, Store, StoreError, StoreErrorKind, Update, Updated,
-        Write,
+        Capabilities, Claim, Inserted, Pruned, Setup, Store, StoreError, StoreErrorKind, Transition, Update,
+        Updated, Write,
     },
 };
 use redis::{RedisError, aio::MultiplexedConnection};
@@ -50,7 +50,7 @@ impl UsersRedisStore {
         &self,
         id: &RequestId,
         now: OffsetDateTime,
-        decide: impl Fn(Option<&Record>) -> (Write, T),
+        decide: impl Fn(Option<&Record>) -> Transition<T>,
     ) -> Result<T, StoreError> {
         let key = [self.prefix.as_bytes(), id.as_bytes()].concat();
         let mut held = self.connection.lock().await;
@@ -64,7 +64,7 @@ impl UsersRedisStore {
             look.cmd("WATCH").arg(&key).ignore().cmd("GET").arg(&key);
             let (value,): (Option<Vec<u8>>,) = look.query_async(&mut connection).await.map_err(failed)?;
             let stored = value.map(|value| idempotency_frame::decode(Bytes::from(value))).transpose()?;
-            let (write, answer) = decide(stored.as_ref());
+            let Transition { write, answer } = decide(stored.as_ref());
             let mut change = redis::pipe();
             match write {
                 Write::Keep => change.atomic().cmd("PING").ignore(),
@@ -97,24 +97,16 @@ impl Store for UsersRedisStore {
     }
 
     async fn lookup(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
-        let read = |stored: Option<&Record>| (Write::Keep, stored.filter(|it| !it.is_expired(now)).cloned());
-        self.step(id, now, read).await
+        let live = |stored: Option<&Record>| stored.filter(|it| !it.is_expired(now)).cloned();
+        self.step(id, now, |stored| Transition { write: Write::Keep, answer: live(stored) }).await
     }
 
     async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
-        let decide = |stored: Option<&Record>| {
-            let step = Record::on_insert(stored, claim, now);
-            (step.write, step.answer)
-        };
-        self.step(&claim.id, now, decide).await
+        self.step(&claim.id, now, |stored| Record::on_insert(stored, claim, now)).await
     }
 
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
-        let decide = |stored: Option<&Record>| {
-            let step = Record::on_update(stored, update, now);
-            (step.write, step.answer)
-        };
-        self.step(&update.id, now, decide).await
+        self.step(&update.id, now, |stored| Record::on_update(stored, update, now)).await
     }
 
     fn capabilities(&self) -> Capabilities {

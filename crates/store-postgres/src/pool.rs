@@ -22,9 +22,9 @@ use crate::{
 const ATTEMPTS: u32 = 3;
 const REST: Duration = Duration::from_millis(10);
 
-/// A statement has its own limit on the server. Only a commit that waits for a standby may take longer, or one of which the
-/// answer never comes.
-const GIVEN_UP: Duration = Duration::from_secs(60);
+/// A statement has its own limit on the server. Only a commit that waits for a standby may take longer; of any other that is not
+/// answered after four times as much, the connection is dead.
+const LATEST_COMMIT: Duration = Duration::from_secs(60);
 
 /// The server lets go of what a client holds whose machine is gone.
 const DEAD_CLIENTS: &str = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3";
@@ -33,6 +33,8 @@ const DEAD_CLIENTS: &str = "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=
 pub(crate) struct Connections {
     pool: Pool,
     pub(crate) limit: Duration,
+    /// When a step is given up of which nothing is heard any more, and its connection with it.
+    given_up: Duration,
     /// What was wrong with the server of the last connection that was refused.
     refused: Arc<Mutex<Option<StoreError>>>,
 }
@@ -79,7 +81,11 @@ impl Connections {
         let pool = Pool::builder(manager).max_size(size).post_create(look);
         let pool = pool.runtime(deadpool_postgres::Runtime::Tokio1).build();
         let pool = pool.map_err(|_| misconfigured("there is no pool of this size"))?;
-        Ok(Self { pool, limit, refused })
+        let mut given_up = limit * 4;
+        if durability.replicas > 0 {
+            given_up = given_up.max(LATEST_COMMIT);
+        }
+        Ok(Self { pool, limit, given_up, refused })
     }
 
     /// Of a call that begins now.
@@ -116,7 +122,7 @@ impl Connections {
             let done = match self.get(deadline).await {
                 Ok(connection) => {
                     let connection = Arc::new(connection);
-                    let task = tokio::spawn(to_its_end(connection.clone(), work(connection), self.limit));
+                    let task = tokio::spawn(to_its_end(connection.clone(), work(connection), self.given_up));
                     let ended = timeout_at(deadline, task).await;
                     ended.map_or_else(|_| Err(late()), |ended| ended.unwrap_or_else(|_| Err(late())))
                 }
@@ -145,9 +151,9 @@ impl Connections {
 async fn to_its_end<T>(
     connection: Arc<Object>,
     work: impl Future<Output = Result<T, StoreError>>,
-    limit: Duration,
+    given_up: Duration,
 ) -> Result<T, StoreError> {
-    match timeout(GIVEN_UP.max(limit * 4), work).await {
+    match timeout(given_up, work).await {
         Ok(done) => done,
         Err(_) => {
             if let Ok(connection) = Arc::try_unwrap(connection) {

@@ -131,6 +131,31 @@ fn a_server_that_does_not_answer_costs_each_call_no_more_than_its_limit() {
     });
 }
 
+/// As behind a firewall that forgets connections: they stay, and nothing passes.
+#[test]
+fn connections_on_which_nothing_passes_any_more_are_given_up_and_made_anew() {
+    run(async {
+        let proxy = Proxy::start(SERVER.port());
+        let config = PostgresConfig::new(SERVER.url_through(proxy.port())).table("silenced").connections(2);
+        let store = set_up(config.call_limit(Duration::from_millis(300))).await.unwrap();
+        for round in 0..3 {
+            let both = [claim(2 * round), claim(2 * round + 1)];
+            let claims = join_all(both.iter().map(|claim| store.insert(claim, now()))).await;
+            assert!(claims.iter().all(|answer| answer.as_ref().is_ok_and(|it| *it == Inserted::Claimed)));
+            proxy.silence();
+            let puts = [complete(2 * round, "done"), complete(2 * round + 1, "done")];
+            for answer in join_all(puts.iter().map(|put| store.update(put, now()))).await {
+                let error = answer.unwrap_err();
+                assert_eq!((error.kind(), error.was_not_applied()), (StoreErrorKind::TimedOut, false));
+            }
+            for put in puts {
+                let put = until_answered(async || store.update(&put, now()).await).await;
+                assert_eq!(put, Updated::Applied, "it never got there");
+            }
+        }
+    });
+}
+
 /// The primary is killed, and its standby promoted. Returns how many claims that were handed out were handed out again.
 async fn offered_twice(replicas: u8) -> usize {
     let names = if replicas > 0 { "synchronous_standby_names=standby" } else { "synchronous_standby_names=" };

@@ -1,12 +1,14 @@
 //! What a server must be like, and what is refused before anything is done.
 
-use std::{sync::Mutex, time::Duration};
+use std::{convert::Infallible, sync::Mutex, time::Duration};
 
-use idempotency_core::{Durability, Inserted, Secret, Setup, Store, StoreErrorKind, Survives, Updated};
+use idempotency_core::{
+    Change, Durability, Inserted, Restored, Secret, Setup, Store, StoreErrorKind, Survives, Update, Updated,
+};
 use idempotency_store_postgres::{PostgresConfig, PostgresStore};
 use idempotency_store_testkit::servers::{Postgres, until};
 
-use crate::support::*;
+use crate::{support::*, transactions::Work};
 
 async fn refused(config: PostgresConfig, kind: StoreErrorKind, reason: &str) {
     let error = set_up(config).await.expect_err(reason);
@@ -173,16 +175,31 @@ fn nothing_that_a_client_sent_is_in_any_log() {
         claim.meta = idempotency_core::Meta::new(meta.clone()).unwrap();
         store.insert(&claim, now()).await.unwrap();
         let response = canary.clone().into();
-        let change = idempotency_core::Change::Complete { response, retention: HOUR };
-        let put = idempotency_core::Update::new(claim.id, claim.owner, change);
+        let change = Change::Complete { response, retention: HOUR };
+        let put = Update::new(claim.id, claim.owner, change);
         assert_eq!(store.update(&put, now()).await.unwrap(), Updated::Applied);
         store.lookup(&claim.id, now()).await.unwrap();
         let mut takeover = rival(1);
         (takeover.id, takeover.takes_over) = (claim.id, Some(claim.owner));
         store.insert(&takeover, now()).await.unwrap();
+        let records = store.scan(None, 10).await.unwrap().records;
+        assert_eq!(records.len(), 1);
+        store.update(&Update::new(claim.id, claim.owner, Change::Forget), now()).await.unwrap();
+        assert_eq!(store.restore(&claim.id, &records[0].1, now()).await.unwrap(), Restored::Restored);
+        let (outbox, payload) = (store.outbox(), canary.clone());
+        let work: Work<Infallible> = Box::new(move |transaction| {
+            let (outbox, payload) = (outbox.clone(), payload.clone());
+            Box::pin(async move {
+                outbox.put(transaction, "canary of a topic", &payload).await?;
+                Ok(payload.into())
+            })
+        });
+        store.transact(id(2), claim.fingerprint, work).await.unwrap();
+        let handed_on = store.outbox().relay(1, async |_| Ok::<_, Infallible>(())).await.unwrap().handed_on;
+        assert_eq!(handed_on, 1);
         let said = SAID.lock().unwrap().clone();
         assert!(said.contains("executing statement"), "the driver does speak");
-        for secret in [&canary[..], &meta, &claim.id.as_bytes()[..]] {
+        for secret in [&canary[..], &meta, &claim.id.as_bytes()[..], b"canary of a topic"] {
             let text = String::from_utf8_lossy(secret).into_owned();
             let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
             let list = format!("{secret:?}").trim_matches(['[', ']']).to_owned();

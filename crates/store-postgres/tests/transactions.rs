@@ -32,7 +32,7 @@ async fn with_effects(config: PostgresConfig, server: &Postgres, name: &str) -> 
     set_up(config.table(name)).await.unwrap()
 }
 
-type Work<E> = Box<
+pub(crate) type Work<E> = Box<
     dyn for<'a> Fn(&'a Transaction<'a>) -> BoxFuture<'a, Result<StoredResponse, WorkError<E>>> + Send + Sync,
 >;
 
