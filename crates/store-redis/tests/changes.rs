@@ -16,6 +16,11 @@ fn through(proxy: &Proxy) -> RedisConfig {
     RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port()))
 }
 
+/// Where the store keeps it.
+fn key_of(number: u64) -> String {
+    format!("idempotency:r:{number:032}")
+}
+
 /// Until it is claimed.
 async fn claimed_in_the_end(store: &RedisStore, number: u64) {
     until("a store that finds back", async || match store.insert(&claim(number), now()).await {
@@ -54,6 +59,8 @@ fn a_primary_that_becomes_a_replica_answers_nothing_stale_and_is_left() {
                     break;
                 }
             }
+            // Nobody waited for it, with no replica to wait for.
+            until("a replica in step", async || second.command(&["EXISTS", &key_of(1)]) == "1").await;
             second.promote();
             first.command(&["REPLICAOF", "127.0.0.1", &second.port().to_string()]);
             for _ in 0..3 {
@@ -83,7 +90,7 @@ fn a_former_primary_without_its_replica_is_left_by_all_connections() {
         let _third = second.replica(second.port());
         proxy.lead_to(second.port());
         claimed_in_the_end(&store, 2).await;
-        assert_eq!(second.command(&["EXISTS", &format!("idempotency:r:{:032}", 2)]), "1");
+        assert_eq!(second.command(&["EXISTS", &key_of(2)]), "1");
     });
 }
 
