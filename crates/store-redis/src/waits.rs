@@ -4,7 +4,13 @@
 //! small pool has one group under way: the scripts of all its calls and one `WAIT` behind them, in one pipeline. What comes
 //! meanwhile makes the next groups; a call that has waited for so long that it would leave no time to them is not sent.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use idempotency_core::{StoreError, StoreErrorKind};
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, RedisResult, Value, aio::MultiplexedConnection};
@@ -39,6 +45,8 @@ struct Call {
     /// It goes to a node that its slot is being moved to.
     is_asking: bool,
     deadline: Instant,
+    /// It is about to be sent, or its caller has gone: whoever comes first sets it.
+    is_taken: Arc<AtomicBool>,
     answer: oneshot::Sender<Result<(Value, Acknowledged), StoreError>>,
 }
 
@@ -66,12 +74,18 @@ impl Waits {
         deadline: Instant,
     ) -> Result<(Value, Acknowledged), StoreError> {
         let (answer, answered) = oneshot::channel();
-        let call = Call { command, is_asking, deadline, answer };
+        let is_taken = Arc::<AtomicBool>::default();
+        let call = Call { command, is_asking, deadline, is_taken: is_taken.clone(), answer };
         let call = async {
             self.0.send(call).await.map_err(|_| ended().not_applied())?;
             answered.await.map_err(|_| ended())?
         };
-        until(deadline, call).await?
+        match until(deadline, call).await {
+            Ok(answer) => answer,
+            Err(late) if is_taken.swap(true, Ordering::AcqRel) => Err(late),
+            // It still waits for its turn, and will not have it.
+            Err(late) => Err(late.not_applied()),
+        }
     }
 }
 
@@ -97,6 +111,7 @@ impl Lane {
                 let error = StoreError::new(StoreErrorKind::Unavailable, message).not_applied();
                 let _ = late.answer.send(Err(error));
             }
+            group.retain(|call| !call.is_taken.swap(true, Ordering::AcqRel));
             if let Some(deadline) = group.iter().map(|call| call.deadline).min() {
                 self.answer(&mut group, deadline).await;
             }
