@@ -150,7 +150,7 @@ fn connections_on_which_nothing_passes_any_more_are_given_up_and_made_anew() {
             }
             for put in puts {
                 let put = until_answered(async || store.update(&put, now()).await).await;
-                assert_eq!(put, Updated::Applied, "it never got there");
+                assert!(matches!(put, Updated::Applied | Updated::AlreadyApplied), "{put:?}");
             }
         }
     });

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use idempotency_core::{
-    Record, RequestId, Restored, Secret, SecretCheck, Setup, Store, StoreErrorKind, Survives, Write,
+    Change, HaltReason, Record, RequestId, Restored, Secret, SecretCheck, Setup, Store, StoreErrorKind,
+    Survives, Write,
 };
 
 use crate::{
     StoreFactory,
-    world::{World, id, owner, response_of, setup},
+    world::{LONG, World, id, owner, response_of, setup},
 };
 
 /// What a store declares to survive it survives: here that it is closed and opened again. Its killing is a test of
@@ -19,7 +20,7 @@ pub async fn i6_what_was_acknowledged_survives_reopening<F: StoreFactory>(factor
     world.claimed(&world.long_claim(2, 1)).await;
     world.update(2, 1, world.complete_for_long("response")).await;
     world.claimed(&world.long_claim(3, 1)).await;
-    world.update(3, 1, world.halt(idempotency_core::HaltReason::Panicked)).await;
+    world.update(3, 1, Change::Halt { reason: HaltReason::Panicked, retention: LONG }).await;
     let before = [world.record(1).await, world.record(2).await, world.record(3).await];
     let durable = world.store.capabilities().durability.local > Survives::Memory;
     let World { factory, store, .. } = world;
