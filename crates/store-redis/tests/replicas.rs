@@ -232,9 +232,10 @@ fn i9_many_callers_without_a_replica_are_answered_within_their_limit() {
         let replica = primary.replica(primary.port());
         let store = set_up_in_the_end(config(&primary, 1)).await;
         // The server knows the script.
-        store.insert(&claim(1_000), now()).await.unwrap();
+        store.insert(&claim(9_999), now()).await.unwrap();
         replica.pause();
-        let claims = join_all((0..500).map(|number| {
+        // More than have their turn in that time, in three rounds of 64 on four connections.
+        let claims = join_all((0..1_500).map(|number| {
             let store = &store;
             async move { store.insert(&claim(number), now()).await }
         }));
@@ -259,7 +260,7 @@ fn i9_many_callers_without_a_replica_are_answered_within_their_limit() {
         }
         assert!(given_back > 0 && not_sent > 0, "{given_back} given back, {not_sent} not sent");
         replica.resume();
-        for number in 0..500 {
+        for number in 0..1_500 {
             assert_eq!(store.insert(&claim(number), now()).await.unwrap(), Inserted::Claimed);
         }
     });
