@@ -60,7 +60,7 @@ async fn main() -> Result<(), Error> {
     let record = tracker.send(Lookup { id }).await?.expect("it was just put");
     println!("Lookup:               {:?}", record.state);
     // It is deleted by the owner that was read: Forgotten
-    println!("Forget:               {:?}", tracker.send(Forget { id, owner: record.owner }).await?);
+    println!("Forget:               {:?}", tracker.send(Forget::new(id, record.owner, "an example")).await?);
     println!("Lookup:               {:?}", tracker.send(Lookup { id }).await?);
     // Nothing has expired: 0
     println!("Prune:                {} deleted", tracker.send(Prune).await?);

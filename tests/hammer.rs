@@ -179,10 +179,17 @@ async fn call(tracker: TrackerHandle, recorder: Recorder, args: Arc<Args>, calle
         // for seconds makes claims expire whose callers live.
         let retention = if number % 8 == 0 { args.retention_ms } else { 15 * args.retention_ms };
         let track = Track::new(id, payload).on_orphan(on_orphan).retention(Duration::from_millis(retention));
-        let answer = tracker.track(track).await;
-        let Ok(Tracked::Init(permit)) = answer else {
-            tokio::task::yield_now().await;
-            continue;
+        let permit = match tracker.track(track).await {
+            Ok(Tracked::Init(permit)) => permit,
+            Ok(_) => {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            // Refused at once, as long as the store is away. A client would come back in a second; this one is impatient.
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
         };
         recorder.works(id, permit.owner());
         let response = permit.owner().as_bytes().repeat(20);

@@ -184,11 +184,13 @@ fn i8_no_key_of_a_dead_node_is_stuck(kind: Kind) {
             for number in waiting {
                 let id = tracker.request_id(&Scope::global(), [&number.to_le_bytes()[..]]);
                 let track = Track::new(id, tracker.fingerprint([&[0][..]]));
-                match tracker.track(track).await.unwrap() {
-                    Tracked::Processing { .. } => still.push(number),
-                    Tracked::Halted { reason: HaltReason::OwnerLost, .. } => orphaned += 1,
-                    Tracked::Init(permit) => drop(permit.release().await.unwrap()),
-                    _ => {}
+                match tracker.track(track).await {
+                    Ok(Tracked::Processing { .. }) => still.push(number),
+                    Err(error) if error.is_retryable() => still.push(number),
+                    Ok(Tracked::Halted { reason: HaltReason::OwnerLost, .. }) => orphaned += 1,
+                    Ok(Tracked::Init(permit)) => drop(permit.release().await.unwrap()),
+                    Ok(_) => {}
+                    Err(error) => panic!("{error}"),
                 }
             }
             waiting = still;

@@ -52,7 +52,7 @@ async fn a_cached_response_is_answered_with_its_expiry() {
     let Ok(Tracked::Init(permit)) = tracker.track(request()).await else { panic!() };
     assert_eq!(permit.complete("OK").await.unwrap(), Settled::Stored);
     let cached = tracker.track(request()).await.unwrap();
-    let Tracked::Cached { response, expires_at } = cached else { panic!("{cached:?}") };
+    let Tracked::Cached { response, expires_at, .. } = cached else { panic!("{cached:?}") };
     assert_eq!(response.bytes().unwrap(), "OK");
     let day = time::Duration::hours(24);
     let left = expires_at - tracker.clock().now();

@@ -58,9 +58,9 @@ pub enum StoreCommand {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreReply {
-    /// To `Setup`, `Watch`, `Retire`, `Close`.
+    /// To `Setup`, `Retire`, `Close`.
     Done,
-    /// To `Lookup`.
+    /// To `Lookup`, `Watch`.
     Found(Option<Record>),
     /// To `Insert`.
     Inserted(Inserted),
@@ -136,10 +136,7 @@ impl StoreCommand {
             Self::Prune { limit } => StoreReply::Pruned(store.prune(now, *limit).await?),
             Self::Scan { cursor, limit } => StoreReply::Page(store.scan(cursor.clone(), *limit).await?),
             Self::Restore { id, record } => StoreReply::Restored(store.restore(id, record, now).await?),
-            Self::Watch(id) => {
-                store.watch(id).await?;
-                StoreReply::Done
-            }
+            Self::Watch(id) => StoreReply::Found(store.watch(id, now).await?),
             Self::Retire { to } => {
                 store.retire(to).await?;
                 StoreReply::Done

@@ -59,6 +59,7 @@ mod capabilities;
 mod command;
 mod store;
 mod store_error;
+mod tenant;
 
 mod clock;
 
@@ -83,6 +84,7 @@ pub use capabilities::{Capabilities, Durability, Survives};
 pub use command::{StoreCommand, StoreReply};
 pub use store::{Cursor, Page, Pruned, Setup, Store};
 pub use store_error::{StoreError, StoreErrorKind};
+pub use tenant::Tenant;
 
 #[cfg(feature = "tokio-clock")]
 pub use clock::TokioClock;

@@ -153,13 +153,14 @@ pub trait Store: Send + Sync + 'static {
         Err(StoreError::unsupported("restore"))
     }
 
-    /// Asks for a hint on [`settled`](Self::settled) when `id` is settled or released.
+    /// Asks for a hint on [`settled`](Self::settled) when `id` is settled or released, and then reads the record, as
+    /// [`lookup`](Self::lookup) does: what is read as running is told of.
     ///
     /// # Errors
     ///
     /// [`StoreErrorKind::Unsupported`] unless [`Capabilities::push`].
-    async fn watch(&self, id: &RequestId) -> Result<(), StoreError> {
-        let _ = id;
+    async fn watch(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        let _ = (id, now);
         Err(StoreError::unsupported("watch"))
     }
 
@@ -309,8 +310,8 @@ macro_rules! forward {
             async fn restore(&self, id: &RequestId, record: &Record, now: OffsetDateTime) -> Result<Restored, StoreError> {
                 (**self).restore(id, record, now).await
             }
-            async fn watch(&self, id: &RequestId) -> Result<(), StoreError> {
-                (**self).watch(id).await
+            async fn watch(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+                (**self).watch(id, now).await
             }
             fn settled(&self) -> Option<BoxStream<'static, RequestId>> {
                 (**self).settled()

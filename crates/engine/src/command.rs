@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use idempotency_core::{HaltReason, Owner, Record, RequestId, StoreCommand, StoreError, StoredResponse};
+use idempotency_core::{
+    Claim, HaltReason, Meta, Owner, Page, Record, RequestId, StoreCommand, StoreError, StoredResponse,
+};
 use time::OffsetDateTime;
 
 use crate::{Call, Caller};
@@ -38,6 +40,46 @@ pub enum Command {
         /// The owner in the permit.
         owner: Owner,
     },
+    /// Somebody who may know is to say what became of an orphan, under this permit. Its caller waits.
+    Resolve {
+        /// Who hears later what it led to.
+        caller: Caller,
+        /// The claim, taken over from the orphan.
+        permit: Granted,
+    },
+    /// Something that an operator wants to know of.
+    Happened(RequestId, Happened),
+}
+
+/// A claim that was made, and is handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// Its owner is not that of the `Track` where it was inherited.
+    pub claim: Claim,
+    /// A margin before the lease ends.
+    pub held_until: OffsetDateTime,
+    /// Until when it is renewed.
+    pub work_until: OffsetDateTime,
+}
+
+/// What happened to a request out of the ordinary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Happened {
+    /// A caller found that an earlier one is gone, and nobody knows what it did.
+    Orphaned(HaltReason),
+    /// A result was not stored: somebody else has the record.
+    Superseded,
+    /// A result was not stored: the record expired.
+    Gone,
+    /// The store did not take a result so far. It is kept here, and tried again.
+    Deferred,
+    /// Of a response that the store did not take only the fact is kept: there is no room for more, here or there.
+    NotKept,
+    /// The tracker ends, and a result is not stored.
+    Unstored,
+    /// A claim whose reply was lost was found to be made.
+    Resumed,
 }
 
 /// An answer to a [`Caller`].
@@ -49,6 +91,8 @@ pub enum Answer {
     Settled(Settled),
     /// To [`Event::Lookup`](crate::Event::Lookup).
     Found(Result<Option<Record>, Refused>),
+    /// To [`Event::Scan`](crate::Event::Scan).
+    Page(Result<Page, Refused>),
     /// To [`Event::Forget`](crate::Event::Forget).
     Forgotten(Result<Forgotten, Refused>),
     /// To [`Event::Prune`](crate::Event::Prune): how many records were deleted.
@@ -60,15 +104,9 @@ pub enum Answer {
 /// What a `Track` hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tracked {
-    /// Work, as this owner.
-    Init {
-        /// The owner; of an inherited claim not the one that came with the `Track`.
-        owner: Owner,
-        /// A margin before the lease ends.
-        held_until: OffsetDateTime,
-        /// Whether an earlier caller may have done the work already ([`OnOrphan::Rerun`](crate::OnOrphan::Rerun)).
-        took_over: bool,
-    },
+    /// Work, as the owner of this claim. If it was taken over, an earlier caller may have done the work already
+    /// ([`OnOrphan::Rerun`](crate::OnOrphan::Rerun)).
+    Init(Granted),
     /// Somebody works on it.
     Processing {
         /// Since when, if that is known.
@@ -82,6 +120,8 @@ pub enum Tracked {
         response: StoredResponse,
         /// Until when it is kept.
         expires_at: OffsetDateTime,
+        /// What its claim kept with it.
+        meta: Meta,
     },
     /// Whether the work was done is not known.
     Halted {

@@ -9,9 +9,10 @@ use time::OffsetDateTime;
 
 use crate::{
     Answer, Call, Caller, Command, Config, Event, Refused,
-    lane::{Context, Lane},
+    lane::{Context, Counted, Lane},
     moment::Moment,
     pruning::Pruning,
+    tenants::Tenants,
 };
 
 /// How many lanes one [`Event::Deadline`] serves at most, so that requests pass in between.
@@ -31,6 +32,9 @@ pub struct Engine {
     /// Reads under way on behalf of callers.
     lookups: usize,
     totals: Totals,
+    tenants: Tenants,
+    /// When the backend, which is down, is tried again.
+    down_until: Option<Moment>,
 }
 
 /// A shutdown under way.
@@ -48,18 +52,32 @@ struct Drain {
 /// Sums over all lanes, kept up to date with each event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Totals {
-    weight: usize,
+    counted: Counted,
     live: usize,
     busy: usize,
 }
 
 impl Totals {
     fn of(lane: &Lane) -> Self {
-        Self { weight: lane.weight(), live: lane.is_live().into(), busy: lane.is_busy().into() }
+        Self { counted: lane.counted(), live: lane.is_live().into(), busy: lane.is_busy().into() }
+    }
+
+    /// Of all but this lane.
+    fn elsewhere(&self, lane: Self) -> Counted {
+        Counted {
+            weight: self.counted.weight - lane.counted.weight,
+            waiting: self.counted.waiting - lane.counted.waiting,
+            deferred: self.counted.deferred - lane.counted.deferred,
+        }
     }
 
     fn replace(&mut self, before: Self, after: Self) {
-        self.weight = self.weight - before.weight + after.weight;
+        let elsewhere = self.elsewhere(before);
+        self.counted = Counted {
+            weight: elsewhere.weight + after.counted.weight,
+            waiting: elsewhere.waiting + after.counted.waiting,
+            deferred: elsewhere.deferred + after.counted.deferred,
+        };
         self.live = self.live - before.live + after.live;
         self.busy = self.busy - before.busy + after.busy;
     }
@@ -75,6 +93,10 @@ pub struct Load {
     pub live: usize,
     /// Claims that count against `max_in_flight`: live, on their way, or to be laid to rest.
     pub in_flight: usize,
+    /// Callers that wait for what somebody else makes of it.
+    pub waiting: usize,
+    /// Bytes of results that the store did not take so far.
+    pub deferred_bytes: usize,
 }
 
 impl Engine {
@@ -91,6 +113,8 @@ impl Engine {
             drain: None,
             lookups: 0,
             totals: Totals::default(),
+            tenants: Tenants::default(),
+            down_until: None,
         }
     }
 
@@ -120,16 +144,38 @@ impl Engine {
                 self.lookups += 1;
                 out.push(Command::Call { call: Call::Lookup(caller), command: StoreCommand::Lookup(id) });
             }
+            Event::Scan { caller, cursor, limit } => {
+                self.lookups += 1;
+                let command = StoreCommand::Scan { cursor, limit };
+                out.push(Command::Call { call: Call::Scan(caller), command });
+            }
             Event::Prune { caller } => self.pruning.ask(&self.config, caller, out),
             Event::Replied { call: Call::Lane(id), reply } => {
                 self.with_lane(id, at, out, |lane, cx| lane.replied(reply, cx));
             }
             Event::Replied { call: Call::Lookup(caller), reply } => {
                 self.lookups -= 1;
-                self.found(caller, reply, out);
+                let found = self.read(reply.and_then(StoreReply::found));
+                out.push(Command::Answer(caller, Answer::Found(found)));
+            }
+            Event::Replied { call: Call::Scan(caller), reply } => {
+                self.lookups -= 1;
+                let page = self.read(reply.and_then(StoreReply::page));
+                out.push(Command::Answer(caller, Answer::Page(page)));
             }
             Event::Replied { call: Call::Prune, reply } => {
                 self.pruning.replied(&self.config, reply, self.drain.is_some(), out);
+            }
+            // Of an id that nothing is going on for nobody here wants to hear.
+            Event::Hinted { id } if !self.lanes.contains_key(&id) => {}
+            Event::Hinted { id } => self.with_lane(id, at, out, |lane, cx| lane.hinted(cx)),
+            Event::Down { until } => self.down_until = Some(until.into()),
+            Event::Up => self.down_until = None,
+            Event::Adopt(adopted) => {
+                self.with_lane(adopted.claim.id, at, out, |lane, cx| lane.adopt(adopted, cx));
+            }
+            Event::Unwanted { claim } => {
+                self.with_lane(claim.id, at, out, |lane, cx| lane.unwanted(claim, true, cx));
             }
             Event::Deadline { entropy } => self.tick(at, entropy, out),
             Event::Shutdown { caller, until } => self.shutdown(caller, until.into(), at, out),
@@ -148,7 +194,14 @@ impl Engine {
 
     /// How much is going on.
     pub fn load(&self) -> Load {
-        Load { lanes: self.lanes.len(), live: self.totals.live, in_flight: self.totals.weight }
+        let Counted { weight, waiting, deferred } = self.totals.counted;
+        Load {
+            lanes: self.lanes.len(),
+            live: self.totals.live,
+            in_flight: weight,
+            waiting,
+            deferred_bytes: deferred,
+        }
     }
 
     /// The ids that something is going on for, in no order.
@@ -174,19 +227,28 @@ impl Engine {
         handle: impl FnOnce(&mut Lane, &mut Context<'_>),
     ) {
         let lane = self.lanes.entry(id).or_default();
-        let before = Totals::of(lane);
+        let (before, among_tenants) = (Totals::of(lane), lane.among_tenants());
         let mut cx = Context {
             config: &self.config,
             id,
             now: at.now,
             moment: at.moment,
-            elsewhere: self.totals.weight - before.weight,
+            elsewhere: self.totals.elsewhere(before),
+            tenants: &self.tenants,
+            among_tenants,
+            stored: None,
             draining: self.drain.is_some(),
+            down_until: self.down_until,
             out,
         };
         handle(lane, &mut cx);
         lane.pump(&mut cx);
+        let stored = cx.stored;
         self.totals.replace(before, Totals::of(lane));
+        self.tenants.replace(among_tenants, lane.among_tenants());
+        if let (Some((bytes, retention)), (Some(tenant), _)) = (stored, lane.among_tenants()) {
+            self.tenants.store(tenant, bytes, at.moment, retention);
+        }
 
         // A deadline that moved back stays noted where it was and finds nothing to do: most claims are settled long
         // before, and then it was moved once instead of three times.
@@ -212,13 +274,12 @@ impl Engine {
                 lane.tick(cx);
             });
         }
-        match &mut self.drain {
-            None => self.pruning.tick(&self.config, at.moment, entropy, out),
-            Some(drain) => {
-                if drain.halt_at.take_if(|halt_at| *halt_at <= at.moment).is_some() {
-                    self.with_every_lane(at, out, |lane, cx| lane.halt_for_shutdown(cx));
-                }
+        if let Some(drain) = &mut self.drain {
+            if drain.halt_at.take_if(|halt_at| *halt_at <= at.moment).is_some() {
+                self.with_every_lane(at, out, |lane, cx| lane.halt_for_shutdown(cx));
             }
+        } else if self.pruning.tick(&self.config, at.moment, entropy, out) {
+            self.tenants.tidy(at.moment);
         }
     }
 
@@ -250,26 +311,29 @@ impl Engine {
         let over = quiet || (drain.halt_at.is_none() && drain.give_up <= at.moment);
         if over && !drain.done {
             drain.done = true;
-            out.push(Command::Answer(drain.caller, Answer::Drained(self.totals.live)));
+            let caller = drain.caller;
+            if !quiet {
+                self.with_every_lane(at, out, |lane, cx| lane.tell_unstored(cx));
+            }
+            out.push(Command::Answer(caller, Answer::Drained(self.totals.live)));
         }
     }
 
-    fn found(&self, caller: Caller, reply: Result<StoreReply, StoreError>, out: &mut Vec<Command>) {
-        let found = reply.and_then(StoreReply::found).map_err(|error| Refused::Unavailable {
+    fn read<T>(&self, read: Result<T, StoreError>) -> Result<T, Refused> {
+        read.map_err(|error| Refused::Unavailable {
             retry_after: self.config.store_limit,
             source: Some(error),
-        });
-        out.push(Command::Answer(caller, Answer::Found(found)));
+        })
     }
 }
 
 /// The order of a map is nobody's business: equal engines hash alike.
 impl Hash for Engine {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { config, lanes, deadlines, pruning, drain, lookups, totals } = self;
+        let Self { config, lanes, deadlines, pruning, drain, lookups, totals, tenants, down_until } = self;
         let hasher = BuildHasherDefault::<DefaultHasher>::new();
         lanes.iter().fold(0_u64, |sum, lane| sum.wrapping_add(hasher.hash_one(lane))).hash(state);
-        (config, deadlines, pruning, drain, lookups, totals).hash(state);
+        (config, deadlines, pruning, drain, lookups, totals, tenants, down_until).hash(state);
     }
 }
 

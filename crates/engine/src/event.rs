@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use idempotency_core::{Change, Claim, Owner, RequestId, StoreError, StoreReply};
+use idempotency_core::{Change, Claim, Cursor, Owner, RequestId, StoreError, StoreReply, Tenant};
 use time::OffsetDateTime;
 
 /// Names somebody who waits for an answer; made by the tracker, never reused.
@@ -49,6 +49,15 @@ pub enum Event {
         /// The request.
         id: RequestId,
     },
+    /// Somebody wants to see a page of records.
+    Scan {
+        /// Hears [`Answer::Page`](crate::Answer::Page).
+        caller: Caller,
+        /// Where the last page ended.
+        cursor: Option<Cursor>,
+        /// How many records at most.
+        limit: usize,
+    },
     /// An operator deletes a settled or orphaned record.
     Forget {
         /// Hears [`Answer::Forgotten`](crate::Answer::Forgotten).
@@ -69,6 +78,25 @@ pub enum Event {
         call: Call,
         /// What it said.
         reply: Result<StoreReply, StoreError>,
+    },
+    /// A store that pushes says that the record has an end, perhaps.
+    Hinted {
+        /// The request.
+        id: RequestId,
+    },
+    /// The backend is down: who asks meanwhile hears it at once.
+    Down {
+        /// When it is tried again.
+        until: OffsetDateTime,
+    },
+    /// The backend is back.
+    Up,
+    /// A claim of the engine before this one, which its permit still stands for.
+    Adopt(Adopted),
+    /// A claim of the engine before this one, which may have been made, and nobody works under.
+    Unwanted {
+        /// The claim.
+        claim: Claim,
     },
     /// [`Engine::deadline`](crate::Engine::deadline) has come.
     Deadline {
@@ -93,6 +121,41 @@ pub struct Track {
     pub work_limit: Duration,
     /// What to do where an orphan is found.
     pub on_orphan: OnOrphan,
+    /// What to do where somebody is at work.
+    pub on_concurrent: OnConcurrent,
+    /// Whose limits it counts against.
+    pub tenant: Option<Tenant>,
+}
+
+impl Track {
+    /// What makes this claim, and nothing else out of the ordinary: renewed for a quarter of an hour, and neither an orphan nor
+    /// whoever works is waited for.
+    pub fn new(claim: Claim) -> Self {
+        Self {
+            claim,
+            work_limit: Duration::from_secs(15 * 60),
+            on_orphan: OnOrphan::Halt,
+            on_concurrent: OnConcurrent::Conflict,
+            tenant: None,
+        }
+    }
+}
+
+/// What is known of a claim whose permit outlived the engine that knew it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopted {
+    /// The claim.
+    pub claim: Claim,
+    /// Since when it is held.
+    pub since: OffsetDateTime,
+    /// Until when its lease holds as far as is known.
+    pub held_until: OffsetDateTime,
+    /// Until when it is renewed.
+    pub work_until: OffsetDateTime,
+    /// Whose limits it counts against.
+    pub tenant: Option<Tenant>,
+    /// How its holder ended it, if he did.
+    pub ending: Option<Change>,
 }
 
 /// What a `Track` does where the earlier caller is gone and nobody knows whether its work was done.
@@ -110,6 +173,28 @@ pub enum OnOrphan {
     Halt,
     /// At least once: take the claim over and work again.
     Rerun,
+    /// Take the claim over, and ask somebody who may know.
+    Resolve,
+}
+
+/// What a `Track` does where somebody else is at work.
+///
+/// ```
+/// use idempotency_engine::OnConcurrent;
+///
+/// assert_eq!(OnConcurrent::default(), OnConcurrent::Conflict);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
+pub enum OnConcurrent {
+    /// Says so at once.
+    #[default]
+    Conflict,
+    /// Waits for what the other one makes of it.
+    Wait {
+        /// And says so after this time.
+        at_most: Duration,
+    },
 }
 
 /// Which call a reply belongs to.
@@ -119,6 +204,8 @@ pub enum Call {
     Lane(RequestId),
     /// A read on behalf of this caller.
     Lookup(Caller),
+    /// A page on behalf of this caller.
+    Scan(Caller),
     /// The one prune step in flight.
     Prune,
 }

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use idempotency_core::{Change, Claim, Owner};
+use idempotency_core::{Change, Claim, Meta, Owner, Tenant};
 
-use crate::{Caller, OnOrphan, Track, ghost::Ghost, moment::Moment};
+use crate::{Caller, OnConcurrent, OnOrphan, Track, ghost::Ghost, moment::Moment};
 
 /// What waits in a lane, or is in flight. One store call each, repeated if need be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,6 +18,8 @@ pub(crate) enum Job {
         give_up: Moment,
     },
     LayToRest(Ghost),
+    /// Read what callers here wait for.
+    Look,
 }
 
 /// A `Track` on its way.
@@ -28,10 +30,15 @@ pub(crate) struct Claiming {
     /// The caller went away. It is dismissed when the job's turn comes: until then it takes up room.
     pub(crate) gone: bool,
     pub(crate) claim: Claim,
+    /// What its caller wants to be kept, also after the claim has had that of an orphan.
+    meta: Meta,
     pub(crate) work_limit: Duration,
     pub(crate) on_orphan: OnOrphan,
     /// When the caller hears that the store does not answer.
     pub(crate) give_up: Moment,
+    /// Until when the caller waits for somebody else's result; `None` if not at all.
+    pub(crate) wait_until: Option<Moment>,
+    pub(crate) tenant: Option<Tenant>,
     pub(crate) not_before: Moment,
     pub(crate) attempts: u32,
     /// A copy of the insert may be in the store, or under way.
@@ -47,16 +54,41 @@ impl Claiming {
         Self {
             caller: Some(caller),
             gone: false,
+            meta: track.claim.meta.clone(),
             claim: track.claim,
             work_limit: track.work_limit,
             on_orphan: track.on_orphan,
             give_up,
+            wait_until: match track.on_concurrent {
+                OnConcurrent::Conflict => None,
+                OnConcurrent::Wait { at_most } => Some(now.after(at_most)),
+            },
+            tenant: track.tenant,
             not_before: now,
             attempts: 0,
             uncertain: false,
             only_look: false,
             races: 0,
         }
+    }
+
+    /// As if it came now.
+    pub(crate) fn begin_anew(&mut self, give_up: Moment, now: Moment) {
+        (self.give_up, self.not_before) = (give_up, now);
+        (self.attempts, self.races) = (0, 0);
+        self.claim.takes_over = None;
+        self.claim.meta = self.meta.clone();
+    }
+
+    /// Its claim was made. If the caller should ask again it is under another owner: a late copy of what settles this one must
+    /// not touch a new claim.
+    pub(crate) fn hand_over(&mut self) -> Claim {
+        let bytes = *self.claim.owner.as_bytes();
+        let next = Owner::from_u128(u128::from_be_bytes(bytes).wrapping_add(1 << 64));
+        let mut anew = self.claim.clone();
+        anew.owner = next;
+        self.uncertain = false;
+        std::mem::replace(&mut self.claim, anew)
     }
 
     /// Whether this `Track` may work under a claim that somebody else made and never used: the same payload, and if
@@ -66,7 +98,7 @@ impl Claiming {
             && !self.gone
             && !self.uncertain
             && self.claim.fingerprint == claim.fingerprint
-            && (claim.takes_over.is_none() || self.on_orphan == OnOrphan::Rerun)
+            && (claim.takes_over.is_none() || self.on_orphan != OnOrphan::Halt)
     }
 
     /// Works under that claim from now on. Its meta is in the record and stays; the times are this caller's.
@@ -97,7 +129,7 @@ impl Job {
         match self {
             Self::Claim(claiming) => Some(claiming.not_before),
             Self::Settle(settling) => Some(settling.not_before),
-            Self::Renew | Self::Reclaim | Self::Forget { .. } | Self::LayToRest(_) => None,
+            Self::Renew | Self::Reclaim | Self::Forget { .. } | Self::LayToRest(_) | Self::Look => None,
         }
     }
 
@@ -107,7 +139,7 @@ impl Job {
             Self::Claim(claiming) => claiming.caller.map(|_| claiming.give_up),
             Self::Settle(settling) => settling.caller.map(|_| settling.patience),
             Self::Forget { caller, give_up, .. } => caller.map(|_| *give_up),
-            Self::Renew | Self::Reclaim | Self::LayToRest(_) => None,
+            Self::Renew | Self::Reclaim | Self::LayToRest(_) | Self::Look => None,
         }
     }
 
@@ -121,7 +153,7 @@ impl Job {
         match self {
             Self::Claim(claiming) => claiming.uncertain || !claiming.only_look,
             Self::LayToRest(_) => true,
-            Self::Renew | Self::Reclaim | Self::Settle(_) | Self::Forget { .. } => false,
+            Self::Renew | Self::Reclaim | Self::Settle(_) | Self::Forget { .. } | Self::Look => false,
         }
     }
 }

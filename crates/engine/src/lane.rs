@@ -2,20 +2,24 @@
 
 mod claiming;
 mod settling;
+mod waiting;
 
 use std::{collections::VecDeque, time::Duration};
 
 use idempotency_core::{
-    Change, Claim, HaltReason, Owner, RequestId, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update,
+    Change, Claim, HaltReason, Owner, RequestId, StoreCommand, StoreError, StoreErrorKind, StoreReply,
+    Tenant, Update,
 };
 use time::OffsetDateTime;
 
+use self::waiting::Waiters;
 use crate::{
-    Answer, Call, Caller, Command, Config, Refused, Track, Tracked,
+    Adopted, Answer, Call, Caller, Command, Config, Happened, Refused, Track, Tracked,
     ghost::Ghost,
     job::{Claiming, Job, Settling},
     live_claim::{Ending, LiveClaim},
     moment::Moment,
+    tenants::Tenants,
 };
 
 /// What a lane sees of the rest of the world while it handles one event.
@@ -25,10 +29,28 @@ pub(crate) struct Context<'a> {
     pub(crate) id: RequestId,
     pub(crate) now: OffsetDateTime,
     pub(crate) moment: Moment,
-    /// How many claims are live or on their way in other lanes.
-    pub(crate) elsewhere: usize,
+    /// What counts against bounds in other lanes.
+    pub(crate) elsewhere: Counted,
+    pub(crate) tenants: &'a Tenants,
+    /// What this lane counts for among them so far, and for whom.
+    pub(crate) among_tenants: (Option<Tenant>, usize),
+    /// Bytes that were stored just now, and how long they are kept.
+    pub(crate) stored: Option<(u64, Duration)>,
     pub(crate) draining: bool,
+    /// When the backend, which is down, is tried again.
+    pub(crate) down_until: Option<Moment>,
     pub(crate) out: &'a mut Vec<Command>,
+}
+
+/// What counts against a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Counted {
+    /// Claims that are live, on their way, or to be laid to rest.
+    pub(crate) weight: usize,
+    /// Callers that wait for what others make of it.
+    pub(crate) waiting: usize,
+    /// Bytes of results that the store did not take so far.
+    pub(crate) deferred: usize,
 }
 
 impl Context<'_> {
@@ -52,7 +74,12 @@ impl Context<'_> {
     }
 
     fn unavailable(&self, source: Option<StoreError>) -> Refused {
-        Refused::Unavailable { retry_after: self.config.store_limit.max(Duration::from_secs(1)), source }
+        let back = self.down_until.map_or(self.config.store_limit, |until| self.moment.until(until));
+        Refused::Unavailable { retry_after: back.max(Duration::from_secs(1)), source }
+    }
+
+    fn happened(&mut self, what: Happened) {
+        self.out.push(Command::Happened(self.id, what));
     }
 }
 
@@ -70,6 +97,11 @@ pub(crate) struct Lane {
     queue: VecDeque<Job>,
     claim: Option<LiveClaim>,
     ghosts: Vec<Ghost>,
+    waiters: Waiters,
+    /// Whom it counts for.
+    tenant: Option<Tenant>,
+    /// Bytes of results that the store did not take so far.
+    deferred: usize,
     /// The deadline that the engine has noted for this lane: its real one or an earlier one.
     pub(crate) armed: Option<Moment>,
 }
@@ -79,10 +111,27 @@ impl Lane {
     pub(crate) fn track(&mut self, caller: Caller, track: Track, cx: &mut Context<'_>) {
         let give_up = cx.moment.after(cx.config.track_patience());
         let claiming = Claiming::new(caller, track, give_up, cx.moment);
-        match self.local_answer(&claiming.claim, cx) {
-            Some(answer) => cx.tracked(claiming.caller, Ok(answer)),
-            None => self.queue.push_back(Job::Claim(claiming)),
+        if let Some(claiming) = self.answer_from_here(claiming, cx) {
+            self.queue.push_back(Job::Claim(claiming));
         }
+    }
+
+    /// The permit of this claim outlived the engine that made it.
+    pub(crate) fn adopt(&mut self, adopted: Adopted, cx: &mut Context<'_>) {
+        let ending = adopted.ending.clone();
+        self.tenant = adopted.tenant;
+        let live = LiveClaim::adopted(adopted, cx.moment);
+        let owner = live.claim.owner;
+        self.claim = Some(live);
+        match ending {
+            Some(change) => self.settle(owner, change, None, cx),
+            None => self.queue.push_back(Job::Renew),
+        }
+    }
+
+    /// Somebody may have settled what callers here wait for.
+    pub(crate) fn hinted(&mut self, cx: &Context<'_>) {
+        self.waiters.look_at(cx.moment);
     }
 
     /// The caller of a `Track` went away. What is under way for it goes on: it may be in the store already.
@@ -102,6 +151,8 @@ impl Lane {
                 self.queue.remove(index);
                 cx.out.push(Command::Dismiss(caller));
             }
+        } else if self.waiters.remove(caller) {
+            cx.out.push(Command::Dismiss(caller));
         }
     }
 
@@ -149,6 +200,7 @@ impl Lane {
             Job::Settle(settling) => self.settle_replied(settling, reply, cx),
             Job::Forget { caller, .. } => Self::forget_replied(caller, reply, cx),
             Job::LayToRest(ghost) => self.rest_replied(ghost, reply, cx),
+            Job::Look => self.look_replied(reply, cx),
         }
     }
 
@@ -157,6 +209,7 @@ impl Lane {
         self.tick_patience(cx);
         self.tick_ghosts(cx);
         self.tick_claim(cx);
+        self.tick_waiters(cx);
     }
 
     /// The tracker shuts down: nobody starts to work any more.
@@ -165,6 +218,19 @@ impl Lane {
             if let Job::Claim(claiming) = job {
                 cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
             }
+        }
+        for waiter in self.waiters.take() {
+            cx.tracked(waiter.caller, Err(Refused::ShuttingDown));
+        }
+    }
+
+    /// The end: what is not stored by now is not stored by this node.
+    pub(crate) fn tell_unstored(&mut self, cx: &mut Context<'_>) {
+        if self
+            .jobs()
+            .any(|job| matches!(job, Job::Settle(it) if matches!(it.change, Change::Complete { .. })))
+        {
+            cx.happened(Happened::Unstored);
         }
     }
 
@@ -188,8 +254,11 @@ impl Lane {
             if self.queue.front().and_then(Job::not_before).is_some_and(|at| at > cx.moment) {
                 return;
             }
-            let Some(job) = self.queue.pop_front() else { return };
-            self.start(job, cx);
+            match self.queue.pop_front() {
+                Some(job) => self.start(job, cx),
+                None if self.looks_at().is_some_and(|at| at <= cx.moment) => self.look(cx),
+                None => return,
+            }
         }
     }
 
@@ -206,6 +275,7 @@ impl Lane {
                 let update = Update::new(cx.id, ghost.owner, ghost.change.clone());
                 self.send(Job::LayToRest(ghost), StoreCommand::Update(update), cx);
             }
+            Job::Look => self.look(cx),
         }
     }
 
@@ -217,23 +287,82 @@ impl Lane {
 
 // What a lane knows by itself.
 impl Lane {
+    /// In flight first, then in the order in which they go.
+    fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.flight.iter().map(|flight| &flight.job).chain(&self.queue)
+    }
+
     /// While a claim lives here there is nothing to ask the store. A process never judges a claim lapsed whose permit
     /// lives in it, nor one whose result is not stored yet.
-    ///
-    /// While the result is on its way for the first time, those who ask are better off waiting for it.
-    fn local_answer(&self, claim: &Claim, cx: &Context<'_>) -> Option<Tracked> {
-        let live = self.claim.as_ref().filter(|live| live.ending != Ending::Settling)?;
+    fn here(&self, claim: &Claim, cx: &Context<'_>) -> Here {
+        let Some(live) = &self.claim else { return Here::Unknown };
         if live.claim.fingerprint != claim.fingerprint {
-            return Some(Tracked::Mismatch { expires_at: live.expires_at().into() });
+            // While the result is on its way for the first time, those who ask are better off waiting for it.
+            return match live.ending {
+                Ending::Settling => Here::Soon,
+                _ => Here::Answer(Tracked::Mismatch { expires_at: live.expires_at().into() }),
+            };
         }
-        let left = cx.moment.until(live.held_until);
-        let retry_after = if left.is_zero() { cx.config.store_limit } else { left };
-        Some(Tracked::Processing { since: Some(live.since.into()), retry_after })
+        match live.ending {
+            Ending::Settling => Here::Soon,
+            Ending::Open => Here::Running(live.processing(cx)),
+            Ending::Failing => self.deferred_answer(live, cx),
+        }
+    }
+
+    /// What is not stored yet is answered by the node that has it, and by no other.
+    fn deferred_answer(&self, live: &LiveClaim, cx: &Context<'_>) -> Here {
+        let change = self.jobs().find_map(|job| match job {
+            Job::Settle(settling) if settling.owner == live.claim.owner => Some(&settling.change),
+            _ => None,
+        });
+        let until = |retention: &Duration| cx.moment.after(*retention).into();
+        match change {
+            Some(Change::Complete { response, retention }) => Here::Answer(Tracked::Cached {
+                response: response.clone(),
+                expires_at: until(retention),
+                meta: live.claim.meta.clone(),
+            }),
+            Some(Change::Halt { reason, retention }) if !reason.is_orphan() => {
+                Here::Answer(Tracked::Halted { reason: *reason, expires_at: until(retention) })
+            }
+            _ => Here::Running(live.processing(cx)),
+        }
+    }
+
+    /// Answers from what is known here, or lets the caller wait for what others make of it. Returns it if the store must be
+    /// asked.
+    fn answer_from_here(&mut self, claiming: Claiming, cx: &mut Context<'_>) -> Option<Claiming> {
+        match self.here(&claiming.claim, cx) {
+            Here::Answer(answer) => cx.tracked(claiming.caller, Ok(answer)),
+            Here::Running(processing) => self.wait_or_hear(claiming, processing, cx),
+            Here::Soon if claiming.wait_until.is_some() => {
+                let processing = Tracked::Processing { since: None, retry_after: cx.config.store_limit };
+                self.wait_or_hear(claiming, processing, cx);
+            }
+            Here::Unknown
+                if self.waiters.wait_for(&claiming.claim.fingerprint) && claiming.wait_until.is_some() =>
+            {
+                let processing = self.processing(cx);
+                self.wait_or_hear(claiming, processing, cx);
+            }
+            Here::Soon | Here::Unknown => return Some(claiming),
+        }
+        None
+    }
+
+    /// What a caller hears whose patience for somebody else's work has an end.
+    fn processing(&self, cx: &Context<'_>) -> Tracked {
+        match &self.claim {
+            Some(live) => live.processing(cx),
+            None => self.waiters.processing(cx),
+        }
     }
 
     fn end_claim(&mut self, cx: &mut Context<'_>) -> Option<LiveClaim> {
         let ended = self.claim.take()?;
         cx.out.push(Command::Ended { owner: ended.claim.owner });
+        self.waiters.look_at(cx.moment);
         Some(ended)
     }
 
@@ -248,7 +377,7 @@ impl Lane {
     fn tick_patience(&mut self, cx: &mut Context<'_>) {
         let now = cx.moment;
         let out_of_patience = |job: &Job| job.patience().is_some_and(|at| at <= now);
-        if !self.flight.iter().map(|flight| &flight.job).chain(&self.queue).any(out_of_patience) {
+        if !self.jobs().any(out_of_patience) {
             return;
         }
         let jobs = self.flight.iter_mut().map(|flight| &mut flight.job).chain(&mut self.queue);
@@ -262,12 +391,13 @@ impl Lane {
                 }
                 Job::Settle(settling) => {
                     cx.answer(settling.caller.take(), Answer::Settled(crate::Settled::Deferred));
+                    cx.happened(Happened::Deferred);
                 }
                 Job::Forget { caller, .. } => {
                     let refused = cx.unavailable(None);
                     cx.answer(caller.take(), Answer::Forgotten(Err(refused)));
                 }
-                Job::Renew | Job::Reclaim | Job::LayToRest(_) => {}
+                Job::Renew | Job::Reclaim | Job::LayToRest(_) | Job::Look => {}
             }
         }
         self.queue.retain(|job| match job {
@@ -295,11 +425,22 @@ impl Lane {
         let in_flight = self.flight.as_ref().and_then(|flight| flight.job.patience());
         let claim = self.claim.as_ref().and_then(LiveClaim::deadline);
         let ghost = self.ghosts.iter().map(|ghost| ghost.due).min();
-        [retry, settling, patience, in_flight, claim, ghost].into_iter().flatten().min()
+        let look = if self.flight.is_none() && self.queue.is_empty() { self.looks_at() } else { None };
+        let waiter = self.waiters.first_until();
+        [retry, settling, patience, in_flight, claim, ghost, look, waiter].into_iter().flatten().min()
+    }
+
+    pub(crate) fn counted(&self) -> Counted {
+        Counted { weight: self.weight(), waiting: self.waiters.len(), deferred: self.deferred }
+    }
+
+    /// Whom it counts for, and for how many claims.
+    pub(crate) fn among_tenants(&self) -> (Option<Tenant>, usize) {
+        (self.tenant, self.tenant.map_or(0, |_| self.weight()))
     }
 
     /// How many claims it counts for: the live one, those on their way, and those to be laid to rest.
-    pub(crate) fn weight(&self) -> usize {
+    fn weight(&self) -> usize {
         let in_flight = self.flight.as_ref().is_some_and(|flight| flight.job.counts());
         // Only what was sent before and came back counts, and that stands in front.
         let retried = self.queue.iter().take(3).filter(|job| match job {
@@ -323,8 +464,20 @@ impl Lane {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_busy() && self.ghosts.is_empty()
+        !self.is_busy() && self.ghosts.is_empty() && self.waiters.is_empty()
     }
+}
+
+/// What is known of an id without the store.
+enum Here {
+    /// This is the answer.
+    Answer(Tracked),
+    /// A caller of this process is at work.
+    Running(Tracked),
+    /// Its result is about to be stored.
+    Soon,
+    /// Nothing.
+    Unknown,
 }
 
 /// For a reply of another kind than the command asked for: a backend out of step.

@@ -6,8 +6,7 @@
 //!
 //! ```
 //! use idempotency_core::{Claim, Fingerprint, Inserted, Owner, RequestId, StoreReply};
-//! use idempotency_engine::{Answer, Call, Caller, Command, Config, Engine, Event, OnOrphan, Track, Tracked};
-//! use std::time::Duration;
+//! use idempotency_engine::{Answer, Call, Caller, Command, Config, Engine, Event, Track, Tracked};
 //! use time::OffsetDateTime;
 //!
 //! let now = OffsetDateTime::UNIX_EPOCH;
@@ -16,15 +15,14 @@
 //!
 //! let id = RequestId::from_bytes([1; 32]);
 //! let claim = Claim::new(id, Owner::from_u128(1), Fingerprint::derive(None, []));
-//! let track = Track { claim, work_limit: Duration::from_secs(900), on_orphan: OnOrphan::Halt };
-//! engine.handle(now, Event::Track { caller: Caller(1), track }, &mut commands);
+//! engine.handle(now, Event::Track { caller: Caller(1), track: Track::new(claim) }, &mut commands);
 //! assert!(matches!(commands[..], [Command::Call { call: Call::Lane(_), .. }]));
 //!
 //! // The store says yes; so does the engine.
 //! commands.clear();
 //! let reply = Ok(StoreReply::Inserted(Inserted::Claimed));
 //! engine.handle(now, Event::Replied { call: Call::Lane(id), reply }, &mut commands);
-//! assert!(matches!(commands[..], [Command::Answer(Caller(1), Answer::Tracked(Ok(Tracked::Init { .. })))]));
+//! assert!(matches!(commands[..], [Command::Answer(Caller(1), Answer::Tracked(Ok(Tracked::Init(_))))]));
 //! ```
 //!
 //! In reading order: an [`Event`] goes to the [`Engine`], which finds the lane of its id; the lane (`lane.rs`) lets
@@ -43,12 +41,13 @@ mod ghost;
 mod job;
 mod live_claim;
 mod pruning;
+mod tenants;
 mod verdict;
 
 mod command;
 
-pub use command::{Answer, Command, Forgotten, Refused, Settled, Tracked};
+pub use command::{Answer, Command, Forgotten, Granted, Happened, Refused, Settled, Tracked};
 pub use config::Config;
 pub use engine::{Engine, Load};
-pub use event::{Call, Caller, Event, OnOrphan, Track};
+pub use event::{Adopted, Call, Caller, Event, OnConcurrent, OnOrphan, Track};
 pub use verdict::{Verdict, verdict};

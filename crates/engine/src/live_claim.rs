@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use idempotency_core::Claim;
 
-use crate::{Command, moment::Moment};
+use crate::{Adopted, Command, Granted, Tracked, lane::Context, moment::Moment};
 
 /// A claim whose permit lives in this process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -47,6 +47,38 @@ impl LiveClaim {
         };
         live.renew_next(sent_at.after(live.claim.lease / 3));
         live
+    }
+
+    /// Of an engine before this one, whose last renewals nobody knows of: renewed at once.
+    pub(crate) fn adopted(adopted: Adopted, now: Moment) -> Self {
+        let Adopted { claim, since, held_until, work_until, .. } = adopted;
+        let (held_until, work_until) = (held_until.into(), Moment::from(work_until));
+        Self {
+            since: since.into(),
+            held_until,
+            renew_at: (now < work_until).then_some(now),
+            work_until,
+            uncertain: false,
+            ending: Ending::Open,
+            told_lost: false,
+            claim,
+        }
+    }
+
+    /// What is handed out of it.
+    pub(crate) fn granted(&self) -> Granted {
+        Granted {
+            claim: self.claim.clone(),
+            held_until: self.held_until.into(),
+            work_until: self.work_until.into(),
+        }
+    }
+
+    /// What others hear of it.
+    pub(crate) fn processing(&self, cx: &Context<'_>) -> Tracked {
+        let left = cx.moment.until(self.held_until);
+        let retry_after = if left.is_zero() { cx.config.store_limit } else { left };
+        Tracked::Processing { since: Some(self.since.into()), retry_after }
     }
 
     /// A renewal that was sent at this moment has succeeded.

@@ -8,7 +8,7 @@ use crate::{OnOrphan, Tracked};
 pub enum Verdict {
     /// This is the answer.
     Answer(Tracked),
-    /// An orphan, and the policy is to work again: claim it from its owner.
+    /// An orphan, and the policy is to work again, or to ask: claim it from its owner.
     TakeOver,
 }
 
@@ -18,11 +18,13 @@ pub fn verdict(record: &Record, claim: &Claim, on_orphan: OnOrphan, now: OffsetD
     if record.fingerprint != claim.fingerprint {
         return Verdict::Answer(Tracked::Mismatch { expires_at });
     }
-    if on_orphan == OnOrphan::Rerun && record.is_orphan(now) {
+    if on_orphan != OnOrphan::Halt && record.is_orphan(now) {
         return Verdict::TakeOver;
     }
     Verdict::Answer(match &record.state {
-        State::Completed(response) => Tracked::Cached { response: response.clone(), expires_at },
+        State::Completed(response) => {
+            Tracked::Cached { response: response.clone(), expires_at, meta: record.meta.clone() }
+        }
         State::Halted(reason) => Tracked::Halted { reason: *reason, expires_at },
         State::Processing { lease_until } => match (*lease_until - now).try_into() {
             Ok(left) if *lease_until > now => {

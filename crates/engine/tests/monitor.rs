@@ -69,7 +69,11 @@ impl Monitor {
                 let live = before.filter(|record| !record.is_expired(now));
                 let begins = match live {
                     None => true,
-                    Some(record) => self.holder != Some(who) && takes_over && record.is_orphan(now),
+                    // Who decided on a lease that had lapsed takes over what its owner halted since, too.
+                    Some(record) => {
+                        let is_halted = matches!(record.state, State::Halted(_));
+                        self.holder != Some(who) && takes_over && (is_halted || record.is_orphan(now))
+                    }
                 };
                 if begins {
                     let expired = before.is_some_and(|record| record.is_expired(now));

@@ -26,6 +26,8 @@ struct Nodes {
     on_orphan: OnOrphan,
     /// The second caller sends another payload.
     stranger: bool,
+    /// The second caller waits for what the first one makes of it.
+    waits: bool,
     /// How many calls go wrong, and how many nodes crash or shut down.
     faults: u8,
     ends: u8,
@@ -55,9 +57,13 @@ struct World {
     late: Vec<Sent>,
     record: Option<Record>,
     askers: Vec<Asker>,
+    /// What a resolver holds on behalf of an asker.
+    resolving: Vec<Option<Owner>>,
     faults: u8,
     ends: u8,
     monitor: Monitor,
+    /// A record was settled or released, and no hint has told of it yet.
+    ended: bool,
     /// Something that no engine may do.
     wrong: Option<&'static str>,
 }
@@ -80,6 +86,12 @@ enum Step {
     Complete(usize),
     Release(usize),
     DropPermit(usize),
+    /// A resolver says that the work was done, that it was not, or that it does not know.
+    ResolveDone(usize),
+    ResolveNotDone(usize),
+    ResolveUnknown(usize),
+    /// A hint that says nothing, which the store may give at any time; the deadline comes later.
+    Hint(usize),
     Serve(usize),
     ServeAndLoseTheReply(usize),
     HoldUp(usize),
@@ -103,15 +115,19 @@ fn config() -> Config {
         prune_every: None,
         prune_limit: 1,
         max_in_flight: 10,
+        look_every: Duration::from_secs(2),
+        resolve_limit: Duration::from_secs(2),
+        ..Config::default()
     }
 }
 
+/// Also of the next owner that the engine makes of one whose claim was handed to a resolver.
 fn number(owner: Owner) -> u8 {
-    owner.as_bytes()[15]
+    owner.as_bytes()[15] + 2 * owner.as_bytes()[7]
 }
 
 fn body(owner: u8) -> &'static str {
-    ["", "body of 1", "body of 2"][usize::from(owner)]
+    ["", "body of 1", "body of 2", "body of 3", "body of 4", "body of 5", "body of 6"][usize::from(owner)]
 }
 
 impl Model for Nodes {
@@ -127,9 +143,11 @@ impl Model for Nodes {
             late: Vec::new(),
             record: None,
             askers: vec![Asker::Idle; self.callers.len()],
+            resolving: vec![None; self.callers.len()],
             faults: 0,
             ends: 0,
             monitor: Monitor::default(),
+            ended: false,
             wrong: None,
         }]
     }
@@ -153,10 +171,20 @@ impl Model for Nodes {
                 ]),
                 Asker::Gone | Asker::Settling | Asker::Over => {}
             }
+            if world.resolving[caller].is_some() {
+                steps.extend([
+                    Step::ResolveDone(caller),
+                    Step::ResolveNotDone(caller),
+                    Step::ResolveUnknown(caller),
+                ]);
+            }
         }
         for node in 0..world.engines.len() {
             if world.engines[node].deadline().is_some_and(|deadline| deadline <= at(world.now)) {
                 steps.push(Step::Deadline(node));
+            }
+            if world.engines[node].load().waiting > 0 && world.calls[node].is_none() && world.ended {
+                steps.push(Step::Hint(node));
             }
             if world.calls[node].is_some() {
                 steps.push(Step::Serve(node));
@@ -205,6 +233,20 @@ impl Model for Nodes {
                 let change = Change::Halt { reason: HaltReason::Cancelled, retention: RETENTION };
                 self.settle(world, caller, change, false);
             }
+            Step::ResolveDone(caller) => {
+                let owner = world.resolving[caller]?;
+                let response = body(number(owner)).into();
+                self.resolved(world, caller, Change::Complete { response, retention: RETENTION });
+            }
+            Step::ResolveNotDone(caller) => self.resolved(world, caller, Change::Release),
+            Step::ResolveUnknown(caller) => {
+                let change = Change::Halt { reason: HaltReason::Unresolved, retention: RETENTION };
+                self.resolved(world, caller, change);
+            }
+            Step::Hint(node) => {
+                world.ended = false;
+                self.tell(world, node, Event::Hinted { id: ID });
+            }
             Step::Serve(node) => {
                 let sent = world.calls[node].take()?;
                 let reply = self.apply(world, &sent);
@@ -233,6 +275,9 @@ impl Model for Nodes {
                 world.late.extend(world.calls[node].take());
                 for caller in (0..world.askers.len()).filter(|caller| self.callers[*caller] == node) {
                     if let Asker::Holding(owner) = world.askers[caller] {
+                        world.monitor.holder_died(number(owner));
+                    }
+                    if let Some(owner) = world.resolving[caller].take() {
                         world.monitor.holder_died(number(owner));
                     }
                     if world.askers[caller] != Asker::Idle {
@@ -303,6 +348,7 @@ fn one_node() -> Nodes {
         callers: vec![0, 0],
         on_orphan: OnOrphan::Halt,
         stranger: false,
+        waits: false,
         faults: 0,
         ends: 0,
         until: 0,
@@ -329,6 +375,48 @@ fn one_node_with_a_lost_reply_or_a_late_copy_and_time() {
 #[test]
 fn one_node_that_crashes_or_shuts_down() {
     explore("one node, an end", Nodes { on_orphan: OnOrphan::Rerun, ends: 1, until: 4, ..one_node() });
+}
+
+#[test]
+fn one_caller_waits_for_another_in_every_order() {
+    for on_orphan in [OnOrphan::Halt, OnOrphan::Rerun] {
+        for stranger in [false, true] {
+            let model = Nodes { on_orphan, stranger, waits: true, until: 3, ..one_node() };
+            explore("one node, one waits", model);
+        }
+    }
+}
+
+#[test]
+fn one_caller_waits_for_another_with_a_fault_or_an_end() {
+    let waits = Nodes { on_orphan: OnOrphan::Rerun, waits: true, until: 3, ..one_node() };
+    explore("one node, one waits, a fault", Nodes { faults: 1, ..waits.clone() });
+    explore("one node, one waits, an end", Nodes { ends: 1, ..waits });
+}
+
+#[test]
+fn two_nodes_where_one_waits_for_the_other() {
+    let waits = Nodes { callers: vec![0, 1], waits: true, until: 3, ..one_node() };
+    explore("two nodes, one waits", waits.clone());
+    let model = Nodes { on_orphan: OnOrphan::Rerun, ends: 1, ..waits };
+    let taken_over = model.taken_over.clone();
+    explore("two nodes, one waits, an end", model);
+    assert!(taken_over.load(Ordering::Relaxed));
+}
+
+#[test]
+fn two_nodes_with_a_resolver() {
+    let model = Nodes { callers: vec![0, 1], on_orphan: OnOrphan::Resolve, until: 3, ..one_node() };
+    let taken_over = model.taken_over.clone();
+    explore("two nodes, a resolver", model);
+    assert!(taken_over.load(Ordering::Relaxed));
+}
+
+/// The second one crashes or shuts down while its resolver asks.
+#[test]
+fn one_node_with_a_resolver_that_ends() {
+    let model = Nodes { on_orphan: OnOrphan::Resolve, ends: 1, until: 2, ..one_node() };
+    explore("one node, a resolver, an end", model);
 }
 
 #[test]

@@ -170,7 +170,8 @@ proptest! {
                     let owner = Owner::from_u128(permits.len() as u128 + 1);
                     let mut claim = Claim::new(id(key), owner, fingerprint);
                     claim.retention = RETENTION;
-                    let track = Track { claim, work_limit: Duration::from_secs(1_000_000), on_orphan };
+                    let work_limit = Duration::from_secs(1_000_000);
+                    let track = Track { work_limit, on_orphan, ..Track::new(claim) };
                     let answer = tracker.ask(|caller| Event::Track { caller, track });
                     let Answer::Tracked(Ok(answer)) = answer else { panic!("{answer:?}") };
                     let expected = match known.get(&key) {
@@ -184,8 +185,8 @@ proptest! {
                         Some((_, Known::Halted { reason, .. })) => format!("halted {reason}"),
                     };
                     let heard = match &answer {
-                        Tracked::Init { took_over: false, .. } => "init".to_owned(),
-                        Tracked::Init { took_over: true, .. } => "init after an orphan".to_owned(),
+                        Tracked::Init(granted) if granted.claim.takes_over.is_none() => "init".to_owned(),
+                        Tracked::Init(_) => "init after an orphan".to_owned(),
                         Tracked::Processing { .. } => "processing".to_owned(),
                         Tracked::Cached { response, .. } => {
                             format!("cached {}", String::from_utf8_lossy(response.bytes().unwrap()))
@@ -194,9 +195,9 @@ proptest! {
                         Tracked::Mismatch { .. } => "mismatch".to_owned(),
                     };
                     prop_assert_eq!(heard, expected);
-                    if let Tracked::Init { owner, .. } = answer {
+                    if let Tracked::Init(granted) = answer {
                         known.insert(key, (payload, Known::Running { permit: permits.len() }));
-                        permits.push(Some((key, owner)));
+                        permits.push(Some((key, granted.claim.owner)));
                     }
                 }
                 Step::Complete(index) => {

@@ -225,8 +225,9 @@ impl Store for PostgresStore {
         Err(StoreError::new(StoreErrorKind::Unavailable, message).not_applied())
     }
 
-    async fn watch(&self, id: &RequestId) -> Result<(), StoreError> {
-        updates::watch(&self.inner.steps, &self.inner.statements, *id).await
+    async fn watch(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        updates::watch(&self.inner.steps, &self.inner.statements, *id).await?;
+        self.lookup(id, now).await
     }
 
     fn settled(&self) -> Option<BoxStream<'static, RequestId>> {

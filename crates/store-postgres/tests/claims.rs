@@ -165,7 +165,7 @@ fn a_row_that_is_locked_holds_up_no_other_and_is_updated_once_it_is_free() {
         until("an update that is held up by a row of another", is_settled).await;
         let watching = {
             let store = store.clone();
-            tokio::spawn(async move { store.watch(&id(0)).await })
+            tokio::spawn(async move { store.watch(&id(0), now()).await })
         };
         let asked = "SELECT count(*) FROM pg_stat_activity \
             WHERE query LIKE '%UPDATE idempotency.locked r SET wanted%' AND pid <> pg_backend_pid()";

@@ -91,7 +91,7 @@ fn i6_a_server_that_was_killed_keeps_what_it_acknowledged_and_is_used_again_with
         let heard = async {
             for number in 100_000..100_100 {
                 store.insert(&claim(number), now()).await.unwrap();
-                store.watch(&id(number)).await.unwrap();
+                store.watch(&id(number), now()).await.unwrap();
                 store.update(&complete(number, "done"), now()).await.unwrap();
                 if let Ok(Some(heard)) =
                     tokio::time::timeout(Duration::from_millis(300), settled.next()).await

@@ -101,7 +101,7 @@ fn a_user_who_may_only_read_and_write_suffices_once_the_tables_are_there() {
         for config in [clerk(), clerk().migrates(true)] {
             let store = set_up(config).await.unwrap();
             store.insert(&claim(1), now()).await.unwrap();
-            store.watch(&id(1)).await.unwrap();
+            store.watch(&id(1), now()).await.unwrap();
             let _ = store.update(&complete(1, "done"), now()).await.unwrap();
             assert_eq!(store.scan(None, 10).await.unwrap().records.len(), 1);
         }

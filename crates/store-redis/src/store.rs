@@ -370,8 +370,9 @@ impl Store for RedisStore {
         }
     }
 
-    async fn watch(&self, id: &RequestId) -> Result<(), StoreError> {
-        self.link.run(&WATCH, &self.key(id), &[]).await.map(drop)
+    async fn watch(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        self.link.run(&WATCH, &self.key(id), &[]).await?;
+        self.lookup(id, now).await
     }
 
     fn settled(&self) -> Option<BoxStream<'static, RequestId>> {

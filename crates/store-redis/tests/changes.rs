@@ -112,7 +112,7 @@ fn a_connection_behind_which_nobody_answers_is_replaced_and_so_is_the_subscripti
                 for number in 3.. {
                     claimed_in_the_end(&store, number).await;
                     // With replicas to wait for, the claims went another way than this.
-                    if store.watch(&id(number)).await.is_err() {
+                    if store.watch(&id(number), now()).await.is_err() {
                         continue;
                     }
                     assert_eq!(

@@ -92,7 +92,7 @@ fn a_server_that_was_killed_keeps_what_it_acknowledged_and_is_used_again_within_
         assert_eq!(store.insert(&claim(9_999), now()).await.unwrap(), Inserted::Claimed);
         let heard = async {
             loop {
-                store.watch(&id(9_999)).await.unwrap();
+                store.watch(&id(9_999), now()).await.unwrap();
                 let _ = store.update(&complete(9_999, "done"), now()).await.unwrap();
                 if let Ok(Some(heard)) = tokio::time::timeout(Duration::from_secs(1), settled.next()).await {
                     return heard;

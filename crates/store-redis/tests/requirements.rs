@@ -81,7 +81,7 @@ fn a_user_with_only_the_commands_that_are_needed_suffices_and_one_without_login_
         let at = |login: &str| format!("redis://{login}127.0.0.1:{}", redis.port());
         let store = set_up(RedisConfig::new(at("payments:s3cr3t@")).prefix("mine:")).await.unwrap();
         assert_eq!(store.insert(&claim(1), now()).await.unwrap(), Inserted::Claimed);
-        store.watch(&id(1)).await.unwrap();
+        store.watch(&id(1), now()).await.unwrap();
         assert_eq!(store.update(&complete(1, "done"), now()).await.unwrap(), Updated::Applied);
         assert_eq!(store.scan(None, 10).await.unwrap().records.len(), 1);
         // Nothing but its own keys.
@@ -130,7 +130,7 @@ fn a_server_that_is_out_of_memory_refuses_claims_and_takes_results() {
         assert!(error.was_not_applied());
         // What is there is answered, renewed and settled.
         assert!(matches!(store.insert(&rival(1), now()).await.unwrap(), Inserted::Exists(_)));
-        store.watch(&id(0)).await.unwrap();
+        store.watch(&id(0), now()).await.unwrap();
         let renewal = Change::Renew { lease: HOUR, retention: HOUR };
         let halt = Change::Halt { reason: HaltReason::Panicked, retention: HOUR };
         for (number, change) in [(0, renewal), (1, halt), (2, Change::Release)] {
@@ -218,7 +218,7 @@ fn a_key_that_holds_something_else_is_corrupt_and_stays() {
                 store.insert(&claim(1), now()).await.unwrap_err(),
                 store.update(&complete(1, "done"), now()).await.unwrap_err(),
                 store.lookup(&id(1), now()).await.unwrap_err(),
-                store.watch(&id(1)).await.unwrap_err(),
+                store.watch(&id(1), now()).await.unwrap_err(),
             ];
             for error in errors {
                 assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error:?}");

@@ -263,8 +263,8 @@ impl<S: Store> Store for FaultyStore<S> {
         self.call(self.inner.restore(id, record, now)).await
     }
 
-    async fn watch(&self, id: &RequestId) -> Result<(), StoreError> {
-        self.call(self.inner.watch(id)).await
+    async fn watch(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        self.call(self.inner.watch(id, now)).await
     }
 
     fn settled(&self) -> Option<BoxStream<'static, RequestId>> {

@@ -109,7 +109,7 @@ impl Store for ActorStore {
         self.one(StoreCommand::Restore { id: *id, record: record.clone() }, now).await?.restored()
     }
 
-    async fn watch(&self, _: &RequestId) -> Result<(), StoreError> {
+    async fn watch(&self, _: &RequestId, _: OffsetDateTime) -> Result<Option<Record>, StoreError> {
         Err(StoreError::new(StoreErrorKind::Unsupported, "a backend actor has no push").not_applied())
     }
 

@@ -43,7 +43,7 @@ ask! {
     Halt, |Halt { permit, reason }, _tracker| permit.halt(reason);
     Release, |Release { permit }, _tracker| permit.release();
     Lookup, |Lookup { id }, tracker| tracker.lookup(id);
-    Forget, |Forget { id, owner }, tracker| tracker.forget(id, owner);
+    Forget, |Forget { id, owner, reason }, tracker| tracker.forget(id, owner, reason);
     Prune, |Prune, tracker| tracker.prune();
     Status, |Status, tracker| tracker.status();
     Swap, |Swap { store, policy }, tracker| tracker.swap(store, policy);

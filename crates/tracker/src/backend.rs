@@ -16,11 +16,21 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use idempotency_core::{
     Capabilities, RequestId, SecretCheck, Setup, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply,
 };
-use idempotency_engine::Call;
+use idempotency_engine::{Call, Event};
+use rand::{RngExt, rngs::StdRng};
 use time::OffsetDateTime;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    runtime,
+    task::AbortHandle,
+    time::{Instant, Sleep, sleep_until},
+};
 
-use crate::{StoreBatch, gate::MAX_BATCH, store_actor::StoreReplies};
+use crate::{
+    StoreBatch,
+    gate::MAX_BATCH,
+    inbox::{Inbox, Input},
+    store_actor::StoreReplies,
+};
 
 /// Starts a backend actor on the same store as the one before.
 pub(crate) type StartBackend = Arc<dyn Start>;
@@ -41,12 +51,23 @@ pub(crate) type Returned = (Call, Result<StoreReply, StoreError>);
 /// without stands in ARCHITECTURE.md. Real time, whatever the tracker's clock says.
 const REST: Duration = Duration::from_millis(1);
 
-/// After this time a death says nothing of the next one.
+/// After this time a failure says nothing of the next one.
 const LONG_AGO: Duration = Duration::from_secs(10);
+
+/// So many calls in a row that the store did not answer, and no more are sent to it for a while.
+const SILENCES: u32 = 5;
+
+/// How long a backend is left alone that failed for the second time in a row; then doubling, up to the longest: whatever it was
+/// that kept it away, it is used again a second after it is back.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
 pub(crate) struct Backend {
     start: StartBackend,
+    /// What it is set up with.
     secret_check: SecretCheck,
+    /// Whether it never was so far, by this tracker or one before it.
+    is_first: bool,
     capabilities: Capabilities,
     store_limit: Duration,
     state: State,
@@ -61,17 +82,27 @@ pub(crate) struct Backend {
     held: bool,
     /// A swap wants to know which ids calls are about.
     noted: Option<HashSet<RequestId>>,
-    /// Times that the backend died in a row, without a call that succeeded in between.
-    deaths: u32,
-    died_at: Option<Instant>,
+    /// Times that the backend failed in a row, without a call that succeeded in between.
+    failures: u32,
+    failed_at: Option<Instant>,
+    last_failure: Option<&'static str>,
     restarts: u64,
+    /// Calls in a row that were not answered.
+    silences: u32,
+    /// The breaker is open: no calls go there until it is set up again.
+    is_open: bool,
+    /// What the engine was not told yet.
+    change: Option<Event>,
+    random: StdRng,
+    /// Where hints of what was settled come to, and the task that brings them.
+    hints: Hints,
 }
 
 enum State {
     /// Its `setup` is under way.
     SettingUp(Recipient<StoreBatch>, Pin<Box<RecipientRequest<StoreBatch>>>),
     Up(Recipient<StoreBatch>),
-    /// It died, and is replaced at this time.
+    /// It failed, and is replaced at this time.
     Down(Pin<Box<Sleep>>),
     /// No more calls.
     Closed,
@@ -86,15 +117,17 @@ pub(crate) enum FirstSetup {
 impl Backend {
     pub(crate) fn new(
         start: StartBackend,
-        capabilities: Capabilities,
-        secret_check: SecretCheck,
+        setup: Setup,
         store_limit: Duration,
-        now: OffsetDateTime,
+        (is_first, restarts): (bool, u64),
+        random: StdRng,
+        hints: Hints,
     ) -> Self {
         let mut backend = Self {
+            capabilities: start.store().capabilities(),
             start,
-            secret_check,
-            capabilities,
+            secret_check: setup.secret_check,
+            is_first,
             store_limit,
             state: State::Closed,
             calls: VecDeque::new(),
@@ -103,11 +136,17 @@ impl Backend {
             under_way: FuturesUnordered::new(),
             held: false,
             noted: None,
-            deaths: 0,
-            died_at: None,
-            restarts: 0,
+            failures: 0,
+            failed_at: None,
+            last_failure: None,
+            restarts,
+            silences: 0,
+            is_open: false,
+            change: None,
+            random,
+            hints,
         };
-        backend.set_up(now);
+        backend.set_up(setup.now);
         backend
     }
 
@@ -121,6 +160,21 @@ impl Backend {
 
     pub(crate) fn restarts(&self) -> u64 {
         self.restarts
+    }
+
+    /// Whether the breaker is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Why it was restarted the last time.
+    pub(crate) fn last_failure(&self) -> Option<&'static str> {
+        self.last_failure
+    }
+
+    /// What the engine must know of it, once.
+    pub(crate) fn changed(&mut self) -> Option<Event> {
+        self.change.take()
     }
 
     /// The store in use.
@@ -169,7 +223,9 @@ impl Backend {
         let old = mem::replace(&mut self.start, start);
         self.capabilities = capabilities;
         self.state = State::Up(new);
-        (self.deaths, self.died_at) = (0, None);
+        (self.failures, self.failed_at) = (0, None);
+        self.close_breaker();
+        self.hints.listen_to(&*self.start.store());
         self.resume();
         old
     }
@@ -185,7 +241,14 @@ impl Backend {
                 self.resting = Some((Box::pin(sleep_until(Instant::now() + REST)), command));
                 self.rest_begins = true;
             }
-            Call::Lane(_) | Call::Lookup(_) => self.calls.push_back((call, command, Instant::now())),
+            _ => {
+                let command = match command {
+                    // Nobody will tell of it.
+                    StoreCommand::Watch(id) if !self.capabilities.push => StoreCommand::Lookup(id),
+                    command => command,
+                };
+                self.calls.push_back((call, command, Instant::now()));
+            }
         }
     }
 
@@ -198,7 +261,7 @@ impl Backend {
             return rests;
         }
         if !recipient.connected() {
-            self.died("its mailbox is closed");
+            self.failed("its mailbox is closed", now);
             return true;
         }
         // Where commands are answered one by one, each travels alone: a slow key must not delay another.
@@ -236,7 +299,7 @@ impl Backend {
             self.calls.push_back((Call::Prune, command, Instant::now()));
         }
         while let Poll::Ready(Some((calls, replies))) = self.under_way.poll_next_unpin(cx) {
-            self.take_in(calls, replies, returned);
+            self.take_in(calls, replies, now, returned);
         }
         self.poll_state(now, cx, returned)
     }
@@ -254,13 +317,14 @@ impl Backend {
         &mut self,
         calls: Vec<Call>,
         replies: Result<StoreReplies, MailboxError>,
+        now: OffsetDateTime,
         returned: &mut Vec<Returned>,
     ) {
         let count = calls.len();
         match replies {
             Ok(replies) if replies.len() == count => {
-                if replies.iter().any(Result::is_ok) {
-                    self.deaths = 0;
+                for reply in &replies {
+                    self.heard(reply, now);
                 }
                 returned.extend(calls.into_iter().zip(replies));
             }
@@ -272,6 +336,7 @@ impl Backend {
             Err(MailboxError::Timeout) => {
                 let error =
                     StoreError::new(StoreErrorKind::TimedOut, "the backend actor did not answer in time");
+                self.heard(&Err(error.clone()), now);
                 returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
             }
             // Nobody knows whether it ran.
@@ -281,7 +346,7 @@ impl Backend {
                 if let State::Up(recipient) = &self.state
                     && !recipient.connected()
                 {
-                    self.died("it did not answer any more");
+                    self.failed("it died", now);
                 }
             }
         }
@@ -298,7 +363,7 @@ impl Backend {
                 State::Closed => return None,
                 State::Up(recipient) => {
                     if !recipient.connected() {
-                        self.died("its mailbox is closed");
+                        self.failed("it died", now);
                         continue;
                     }
                     return None;
@@ -314,7 +379,6 @@ impl Backend {
                     }
                 },
                 State::SettingUp(_, request) => {
-                    let first = self.restarts == 0;
                     let Poll::Ready(answer) = request.as_mut().poll(cx) else {
                         self.give_up_old_calls(returned);
                         return None;
@@ -323,17 +387,17 @@ impl Backend {
                     match answer {
                         Ok(()) => {
                             self.is_set_up();
-                            if first {
+                            if mem::take(&mut self.is_first) {
                                 return Some(FirstSetup::Succeeded);
                             }
                         }
-                        Err(error) if first => {
+                        Err(error) if self.is_first => {
                             self.state = State::Closed;
                             return Some(FirstSetup::Failed(error));
                         }
                         Err(error) => {
                             tracing::warn!(%error, "the store could not be set up again");
-                            self.died("setup failed");
+                            self.failed("it could not be set up again", now);
                         }
                     }
                 }
@@ -355,27 +419,59 @@ impl Backend {
                 tracing::info!(restarts = self.restarts, "the backend is back");
             }
             self.state = State::Up(recipient);
+            self.close_breaker();
+            self.hints.listen_once_to(&*self.start.store());
         }
     }
 
-    /// The first replacement comes at once: one panic is an accident. Then it takes 10 ms, doubling, up to 5 s.
-    fn died(&mut self, reason: &'static str) {
-        let last = self.died_at.replace(Instant::now());
-        if last.is_none_or(|last| last.elapsed() > LONG_AGO) {
-            self.deaths = 0;
+    /// A call was answered, or not.
+    fn heard(&mut self, reply: &Result<StoreReply, StoreError>, now: OffsetDateTime) {
+        match reply.as_ref().map_err(StoreError::kind) {
+            Err(StoreErrorKind::Unavailable | StoreErrorKind::TimedOut) => self.silences += 1,
+            Err(_) => self.silences = 0,
+            Ok(_) => (self.silences, self.failures) = (0, 0),
         }
-        let back_off = match self.deaths {
+        if self.silences >= SILENCES && matches!(self.state, State::Up(_)) && !self.held {
+            // What opens it once is no accident.
+            self.failures = self.failures.max(1);
+            self.failed("it does not answer", now);
+        }
+    }
+
+    fn close_breaker(&mut self) {
+        self.silences = 0;
+        if mem::take(&mut self.is_open) {
+            self.change = Some(Event::Up);
+        }
+    }
+
+    /// The first replacement comes at once: one panic is an accident. Then it takes a while, and nobody waits for it.
+    fn failed(&mut self, reason: &'static str, now: OffsetDateTime) {
+        let last = self.failed_at.replace(Instant::now());
+        if last.is_none_or(|last| last.elapsed() > LONG_AGO) {
+            self.failures = self.failures.min(1);
+        }
+        let back_off = match self.failures {
             0 => Duration::ZERO,
-            deaths => Duration::from_millis(10 << deaths.min(9)).min(Duration::from_secs(5)),
+            failures => {
+                let most = FIRST_BACK_OFF.saturating_mul(1 << failures.min(10)).min(LONGEST_BACK_OFF);
+                // Nodes that have lost the same store must not come back to it together.
+                most.mul_f64(self.random.random_range(0.5..1.0))
+            }
         };
-        self.deaths += 1;
-        tracing::warn!(reason, ?back_off, "the backend died and is replaced");
+        self.failures += 1;
+        self.last_failure = Some(reason);
+        if !back_off.is_zero() {
+            self.is_open = true;
+            self.change = Some(Event::Down { until: now + back_off });
+        }
+        tracing::warn!(reason, ?back_off, "the backend failed and is replaced");
         self.state = State::Down(Box::pin(sleep_until(Instant::now() + back_off)));
     }
 
-    /// What has waited for longer than a call may take was certainly not sent.
+    /// What has waited for longer than a call may take, or at all if the breaker is open, was certainly not sent.
     fn give_up_old_calls(&mut self, returned: &mut Vec<Returned>) {
-        let old = |since: &Instant| since.elapsed() >= self.store_limit;
+        let old = |since: &Instant| self.is_open || since.elapsed() >= self.store_limit;
         while self.calls.front().is_some_and(|(.., since)| old(since)) {
             let Some((call, ..)) = self.calls.pop_front() else { return };
             let error =
@@ -410,6 +506,51 @@ impl Future for UnderWay {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.request.as_mut().poll(cx).map(|replies| (mem::take(&mut self.calls), replies))
+    }
+}
+
+/// Brings the hints of a store that pushes to the tracker. One subscription for a node.
+pub(crate) struct Hints {
+    inbox: Inbox,
+    runtime: runtime::Handle,
+    task: Option<AbortHandle>,
+}
+
+impl Hints {
+    pub(crate) fn new(inbox: Inbox, runtime: runtime::Handle) -> Self {
+        Self { inbox, runtime, task: None }
+    }
+
+    fn listen_once_to(&mut self, store: &dyn Store) {
+        if self.task.is_none() {
+            self.listen_to(store);
+        }
+    }
+
+    /// To this store from now on.
+    fn listen_to(&mut self, store: &dyn Store) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        if store.capabilities().push
+            && let Some(mut settled) = store.settled()
+        {
+            let inbox = self.inbox.clone();
+            let bring = async move {
+                while let Some(id) = settled.next().await {
+                    inbox.push(Input::Hinted { id });
+                }
+            };
+            self.task = Some(self.runtime.spawn(bring).abort_handle());
+        }
+    }
+}
+
+impl Drop for Hints {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 

@@ -1,11 +1,19 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
-use idempotency_core::{Clock, DEFAULT_LEASE, DEFAULT_RETENTION, Secret, SecretCheck, Store, SystemClock};
-use idempotency_engine::Config;
+use idempotency_core::{
+    Clock, DEFAULT_LEASE, DEFAULT_RETENTION, RequestId, Secret, SecretCheck, Store, SystemClock,
+};
+use idempotency_engine::{Config, Happened, OnConcurrent};
 use tokio::sync::oneshot;
 
 use crate::{
     Error, ErrorKind, OnOrphan, Placement, ReadThrough, TrackerHandle,
+    estate::Estate,
     host::{Host, backends},
     inbox::Inbox,
     request_tracker::Parts,
@@ -39,6 +47,73 @@ pub struct Builder<S> {
     settings: Settings,
 }
 
+/// What one tenant may have of a node, so that he cannot fill it or starve the others.
+///
+/// ```
+/// use idempotency_tracker::TenantLimits;
+///
+/// let limits = TenantLimits::new().max_in_flight(100).max_stored_bytes(64 << 20);
+/// ```
+///
+/// Past a limit a `Track` of his that would claim is refused as `Overloaded`; replays are not. Each node counts what it does
+/// itself, since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TenantLimits {
+    /// Claims that are live at once.
+    pub max_in_flight: usize,
+    /// Bytes that are stored and have not expired, with 256 for each record beside its response and meta. What has expired
+    /// counts for up to a sixteenth of its retention longer.
+    pub max_stored_bytes: u64,
+}
+
+impl TenantLimits {
+    /// No limits.
+    pub fn new() -> Self {
+        Self { max_in_flight: usize::MAX, max_stored_bytes: u64::MAX }
+    }
+
+    /// How many claims may be live at once; more than none.
+    #[must_use]
+    pub fn max_in_flight(mut self, max_in_flight: usize) -> Self {
+        self.max_in_flight = max_in_flight;
+        self
+    }
+
+    /// How many bytes may be stored; more than none.
+    #[must_use]
+    pub fn max_stored_bytes(mut self, max_stored_bytes: u64) -> Self {
+        self.max_stored_bytes = max_stored_bytes;
+        self
+    }
+}
+
+impl Default for TenantLimits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whom the tracker tells what happened.
+#[derive(Clone, Default)]
+pub(crate) struct OnHappened(Option<Arc<dyn Fn(RequestId, Happened) + Send + Sync>>);
+
+impl OnHappened {
+    pub(crate) fn tell(&self, id: RequestId, what: Happened) {
+        if let Some(hook) = &self.0
+            && catch_unwind(AssertUnwindSafe(|| hook(id, what))).is_err()
+        {
+            tracing::error!(%id, "the application's own hook panicked");
+        }
+    }
+}
+
+impl fmt::Debug for OnHappened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnHappened").field(&self.0.is_some()).finish()
+    }
+}
+
 /// All but the store.
 #[derive(Debug)]
 struct Settings {
@@ -46,12 +121,13 @@ struct Settings {
     retention: Duration,
     work_limit: Duration,
     on_orphan: OnOrphan,
-    store_limit: Duration,
-    put_patience: Duration,
+    on_concurrent: OnConcurrent,
+    /// The numbers that the engine decides by.
+    config: Config,
     prune_every: Duration,
-    prune_limit: usize,
-    max_in_flight: usize,
     max_queued: usize,
+    on_happened: OnHappened,
+    seed: Option<u64>,
     clock: Arc<dyn Clock>,
     secret: Option<Secret>,
     placement: Placement,
@@ -59,17 +135,16 @@ struct Settings {
 
 impl<S: Store> Builder<S> {
     pub(crate) fn new(store: S) -> Self {
-        let config = Config::default();
         let settings = Settings {
             lease: DEFAULT_LEASE,
             retention: DEFAULT_RETENTION,
             work_limit: Duration::from_secs(15 * 60),
             on_orphan: OnOrphan::default(),
-            store_limit: config.store_limit,
-            put_patience: config.put_patience,
+            on_concurrent: OnConcurrent::default(),
+            config: Config::default(),
             prune_every: Duration::from_secs(60),
-            prune_limit: config.prune_limit,
-            max_in_flight: config.max_in_flight,
+            on_happened: OnHappened::default(),
+            seed: None,
             max_queued: 16_384,
             clock: Arc::new(SystemClock::new()),
             secret: None,
@@ -108,15 +183,74 @@ impl<S: Store> Builder<S> {
         self
     }
 
+    /// What to do where the earlier caller is at work: [`OnConcurrent::Conflict`].
+    pub fn on_concurrent(mut self, on_concurrent: OnConcurrent) -> Self {
+        self.settings.on_concurrent = on_concurrent;
+        self
+    }
+
+    /// How long the function of [`OnOrphan::Resolve`] may take: 10 s; 1 ms to 1 h. Then the outcome stays unknown.
+    pub fn resolve_limit(mut self, resolve_limit: Duration) -> Self {
+        self.settings.config.resolve_limit = resolve_limit;
+        self
+    }
+
+    /// How many callers may wait ([`OnConcurrent::Wait`]) for the end of one request: 1,024, and of all: 8,192. Past it they
+    /// hear at once that somebody is at work.
+    pub fn max_waiting(mut self, for_one: usize, for_all: usize) -> Self {
+        (self.settings.config.max_waiters_per_key, self.settings.config.max_waiters) = (for_one, for_all);
+        self
+    }
+
+    /// How many bytes of responses are kept until a store takes them that does not answer: 64 MiB. Past it only that the work
+    /// was done is kept, and retries hear that the response is not.
+    pub fn max_deferred_bytes(mut self, max_deferred_bytes: usize) -> Self {
+        self.settings.config.max_deferred_bytes = max_deferred_bytes;
+        self
+    }
+
+    /// What one tenant may have of this node: everything.
+    pub fn tenant_limits(mut self, limits: TenantLimits) -> Self {
+        self.settings.config.tenant_in_flight = limits.max_in_flight;
+        self.settings.config.tenant_bytes = limits.max_stored_bytes;
+        self
+    }
+
+    /// Calls this when something happens that an operator wants to know of. On the tracker's thread, so it must not wait; a
+    /// panic in it is caught.
+    ///
+    /// ```
+    /// use idempotency_store_memory::MemoryStore;
+    /// use idempotency_tracker::{Happened, Tracker};
+    ///
+    /// let builder = Tracker::builder(MemoryStore::new()).on_happened(|id, what| match what {
+    ///     Happened::Superseded => eprintln!("{id}: somebody else had it by then"),
+    ///     Happened::Orphaned(reason) => eprintln!("{id}: nobody knows: {reason}"),
+    ///     _ => {}
+    /// });
+    /// ```
+    pub fn on_happened(mut self, hook: impl Fn(RequestId, Happened) + Send + Sync + 'static) -> Self {
+        self.settings.on_happened = OnHappened(Some(Arc::new(hook)));
+        self
+    }
+
+    /// Owners and jitter come from this seed, so that a simulation can be repeated. Never in production: owners that can be
+    /// guessed protect nothing.
+    #[doc(hidden)]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.seed = Some(seed);
+        self
+    }
+
     /// How long one call of the store may take: 2 s; 1 ms to 1 h, at most a third of the lease.
     pub fn store_limit(mut self, store_limit: Duration) -> Self {
-        self.settings.store_limit = store_limit;
+        self.settings.config.store_limit = store_limit;
         self
     }
 
     /// How long a result keeps its caller waiting while the store does not take it: 1 s, at most 1 h.
     pub fn put_patience(mut self, put_patience: Duration) -> Self {
-        self.settings.put_patience = put_patience;
+        self.settings.config.put_patience = put_patience;
         self
     }
 
@@ -129,13 +263,13 @@ impl<S: Store> Builder<S> {
 
     /// How many records one prune step deletes at most: 128. It rests for 1 ms before each step, so that requests pass.
     pub fn prune_limit(mut self, prune_limit: usize) -> Self {
-        self.settings.prune_limit = prune_limit;
+        self.settings.config.prune_limit = prune_limit;
         self
     }
 
     /// How many claims may be live at once: 4,096. Past it a `Track` that would claim is refused; replays are not.
     pub fn max_in_flight(mut self, max_in_flight: usize) -> Self {
-        self.settings.max_in_flight = max_in_flight;
+        self.settings.config.max_in_flight = max_in_flight;
         self
     }
 
@@ -179,45 +313,28 @@ impl<S: Store> Builder<S> {
         self.check()?;
         let (inbox, receiver) = Inbox::new(self.settings.max_queued);
         let (started, on_started) = oneshot::channel();
-        let capabilities = self.store.capabilities();
+        let (capabilities, defaults) = (self.store.capabilities(), self.defaults());
         let secret_check = self.settings.secret.as_ref().map_or_else(SecretCheck::unkeyed, Secret::check);
-        let config = Config {
-            store_limit: self.settings.store_limit,
-            put_patience: self.settings.put_patience,
-            prune_every: (!capabilities.native_expiry).then_some(self.settings.prune_every),
-            prune_limit: self.settings.prune_limit,
-            max_in_flight: self.settings.max_in_flight,
-        };
-        let defaults = self.defaults();
+        let Settings { mut config, clock, secret, placement, on_happened, seed, .. } = self.settings;
+        config.prune_every = (!capabilities.native_expiry).then_some(self.settings.prune_every);
+        let store_limit = config.store_limit;
         let parts = {
-            let (clock, inbox) = (self.settings.clock.clone(), inbox.clone());
-            move |start_backend, runtime, stopped| Parts {
-                config,
-                defaults,
-                clock,
-                inbox,
-                receiver,
-                start_backend,
-                runtime,
-                capabilities,
-                secret_check,
-                started,
-                stopped,
+            let (clock, inbox) = (clock.clone(), inbox.clone());
+            move |start_backend, runtime, addr| {
+                let parts = Parts { config, defaults, clock, runtime, secret_check, on_happened, seed };
+                (parts, Estate::new(inbox, receiver, start_backend, started, addr))
             }
         };
-        let (host, addr) =
-            Host::start(self.settings.placement, backends(self.store, self.settings.store_limit), parts)?;
-        let died = || Error::new(ErrorKind::ShuttingDown);
-        let addr = addr.await.map_err(|_| died())?;
+        let host = Host::start(placement, backends(self.store, store_limit), parts).await?;
         // Made now, so that dropping this future abandons the tracker.
-        let tracker = TrackerHandle::new(inbox, addr, host, self.settings.clock, self.settings.secret);
+        let tracker = TrackerHandle::new(inbox, host, clock, secret);
         match on_started.await {
             Ok(Ok(())) => Ok(tracker),
             Ok(Err(error)) => {
                 tracker.ended().await;
                 Err(error)
             }
-            Err(_) => Err(died()),
+            Err(_) => Err(Error::new(ErrorKind::ShuttingDown)),
         }
     }
 
@@ -226,25 +343,25 @@ impl<S: Store> Builder<S> {
             lease: self.settings.lease,
             retention: self.settings.retention,
             work_limit: self.settings.work_limit,
-            on_orphan: self.settings.on_orphan,
-            store_limit: self.settings.store_limit,
+            on_orphan: self.settings.on_orphan.clone(),
+            on_concurrent: self.settings.on_concurrent,
+            store_limit: self.settings.config.store_limit,
         }
     }
 
     fn check(&self) -> Result<(), Error> {
+        let Settings { config, .. } = &self.settings;
         let positive = [
-            (self.settings.store_limit < MILLISECOND, "a store limit of less than 1 ms lets no call succeed"),
-            (
-                self.settings.store_limit > HOUR,
-                "a store limit of more than 1 h keeps callers waiting for ever",
-            ),
-            (
-                self.settings.put_patience > HOUR,
-                "a put patience of more than 1 h keeps callers waiting for ever",
-            ),
+            (config.store_limit < MILLISECOND, "a store limit of less than 1 ms lets no call succeed"),
+            (config.store_limit > HOUR, "a store limit of more than 1 h keeps callers waiting for ever"),
+            (config.put_patience > HOUR, "a put patience of more than 1 h keeps callers waiting for ever"),
+            (config.resolve_limit < MILLISECOND, "a resolve limit of less than 1 ms lets nobody answer"),
+            (config.resolve_limit > HOUR, "a resolve limit of more than 1 h keeps callers waiting for ever"),
             (self.settings.prune_every < MILLISECOND, "pruning at every instant does nothing else"),
-            (self.settings.prune_limit == 0, "a prune step that deletes nothing never ends"),
-            (self.settings.max_in_flight == 0, "with no claim allowed in flight no request can run"),
+            (config.prune_limit == 0, "a prune step that deletes nothing never ends"),
+            (config.max_in_flight == 0, "with no claim allowed in flight no request can run"),
+            (config.tenant_in_flight == 0, "with no claim allowed in flight no request of a tenant can run"),
+            (config.tenant_bytes == 0, "with no byte allowed to be stored no request of a tenant can run"),
             (self.settings.max_queued == 0, "with no caller allowed to wait every request is refused"),
         ];
         if let Some((_, reason)) = positive.into_iter().find(|(wrong, _)| *wrong) {

@@ -19,7 +19,7 @@ use crate::{
     ask::TrackerMessage,
     host::Host,
     inbox::{Inbox, Input, Reply},
-    swap::{NewBackend, Step},
+    swap::NewBackend,
 };
 
 /// Speaks to the tracker from any thread and any runtime. Cheap to clone.
@@ -50,21 +50,14 @@ pub struct TrackerHandle(Arc<Shared>);
 
 struct Shared {
     inbox: Inbox,
-    addr: Addr<RequestTracker>,
     host: Host,
     clock: Arc<dyn Clock>,
     secret: Option<Secret>,
 }
 
 impl TrackerHandle {
-    pub(crate) fn new(
-        inbox: Inbox,
-        addr: Addr<RequestTracker>,
-        host: Host,
-        clock: Arc<dyn Clock>,
-        secret: Option<Secret>,
-    ) -> Self {
-        Self(Arc::new(Shared { inbox, addr, host, clock, secret }))
+    pub(crate) fn new(inbox: Inbox, host: Host, clock: Arc<dyn Clock>, secret: Option<Secret>) -> Self {
+        Self(Arc::new(Shared { inbox, host, clock, secret }))
     }
 
     /// Asks, before the work, whether to do it. Sent at this call.
@@ -100,15 +93,21 @@ impl TrackerHandle {
         self.ask(|reply| Input::Lookup { id, reply }).await
     }
 
-    /// Deletes a settled or orphaned record by the owner that was read; never a running one.
+    /// Deletes a settled or orphaned record by the owner that was read; never a running one. The reason is for the log.
     ///
     /// Not cancel safe: sent at the first poll, it happens or not.
     ///
     /// # Errors
     ///
     /// `ShuttingDown`; `Unavailable`: it may have happened.
-    pub async fn forget(&self, id: RequestId, owner: Owner) -> Result<Forgotten, Error> {
-        self.ask(|reply| Input::Forget { id, owner, reply }).await
+    pub async fn forget(
+        &self,
+        id: RequestId,
+        owner: Owner,
+        reason: impl Into<String>,
+    ) -> Result<Forgotten, Error> {
+        let reason = reason.into();
+        self.ask(|reply| Input::Forget { id, owner, reason, reply }).await
     }
 
     /// Prunes all expired records now, in steps, and tells how many there were. The tracker does so by itself every
@@ -161,7 +160,7 @@ impl TrackerHandle {
     /// `NotSwapped` with the reason; `ShuttingDown`.
     pub async fn swap(&self, store: impl Store, policy: SwapPolicy) -> Result<SwapReport, Error> {
         let backend = NewBackend::store(store);
-        self.ask(|reply| Input::Swap(Step::Ask { backend, policy, reply })).await
+        self.ask(|reply| Input::AskSwap { backend, policy, reply }).await
     }
 
     /// [`swap`](Self::swap) to a backend actor that somebody else started and supervises. Its capabilities say what it can
@@ -177,7 +176,7 @@ impl TrackerHandle {
         policy: SwapPolicy,
     ) -> Result<SwapReport, Error> {
         let backend = NewBackend::actor(recipient, capabilities);
-        self.ask(|reply| Input::Swap(Step::Ask { backend, policy, reply })).await
+        self.ask(|reply| Input::AskSwap { backend, policy, reply }).await
     }
 
     /// Sends one of the typed messages: [`Track`], [`PutResponse`](crate::PutResponse), [`Halt`](crate::Halt),
@@ -206,9 +205,10 @@ impl TrackerHandle {
         report
     }
 
-    /// The actor itself. See [`RequestTracker`] for what differs there.
+    /// The actor itself. See [`RequestTracker`] for what differs there; should it die by a bug, the address of the one that
+    /// takes its place is another one.
     pub fn addr(&self) -> Addr<RequestTracker> {
-        self.0.addr.clone()
+        self.0.host.addr()
     }
 
     /// Names a request, with the tracker's secret: [`RequestId::derive`].
@@ -241,7 +241,10 @@ impl TrackerHandle {
         self.0.host.ended().await;
     }
 
-    async fn ask<T>(&self, input: impl FnOnce(Reply<Result<T, Error>>) -> Input) -> Result<T, Error> {
+    pub(crate) async fn ask<T>(
+        &self,
+        input: impl FnOnce(Reply<Result<T, Error>>) -> Input,
+    ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.0.inbox.push(input(Some(reply)));
         answer.await.unwrap_or_else(|_| Err(self.0.inbox.closed()))

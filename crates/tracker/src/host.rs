@@ -15,8 +15,9 @@ use tokio::{
 };
 
 use crate::{
-    Error, RequestTracker, StoreBatch,
+    Error, ErrorKind, RequestTracker, StoreBatch,
     backend::{Start, StartBackend},
+    estate::SharedEstate,
     request_tracker::Parts,
     store_actor::StoreActor,
 };
@@ -48,22 +49,26 @@ const LAST_WORK: Duration = Duration::from_secs(1);
 /// Starts the backend actor on a store, given where the store's own code is to run.
 pub(crate) type Backends = Box<dyn FnOnce(runtime::Handle) -> StartBackend + Send>;
 
+/// Where the actor is, for handles.
+pub(crate) type TellAddr = watch::Sender<Option<Addr<RequestTracker>>>;
+
 /// The threads that were started for a tracker, and how to know that they are done.
 pub(crate) struct Host {
     /// Where the store's code and the work of `once` run.
     runtime: runtime::Handle,
     is_alive: Weak<()>,
+    addr: watch::Receiver<Option<Addr<RequestTracker>>>,
     /// Ends when the actor and its thread are gone.
     ended: watch::Receiver<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Host {
-    pub(crate) fn start(
+    pub(crate) async fn start(
         placement: Placement,
         backends: Backends,
-        parts: impl FnOnce(StartBackend, runtime::Handle, oneshot::Sender<()>) -> Parts + Send + 'static,
-    ) -> Result<(Self, oneshot::Receiver<Addr<RequestTracker>>), Error> {
+        parts: impl FnOnce(StartBackend, runtime::Handle, TellAddr) -> (Parts, SharedEstate) + Send + 'static,
+    ) -> Result<Self, Error> {
         let (runtime, own) = match runtime::Handle::try_current() {
             Ok(runtime) => (runtime, None),
             Err(_) => {
@@ -73,16 +78,14 @@ impl Host {
         };
         let start_backend = backends(runtime.clone());
         let stores = runtime.clone();
-        let (stopped, on_stopped) = oneshot::channel();
         let (ending, ended) = watch::channel(());
-        let (tell_addr, addr) = oneshot::channel();
+        let (tell_addr, mut addr) = watch::channel(None);
         let thread = match placement {
             Placement::Dedicated => {
                 let live = move || {
                     System::new().block_on(async move {
-                        let _ = tell_addr
-                            .send(RequestTracker::new(parts(start_backend, stores, stopped)).start());
-                        let _ = on_stopped.await;
+                        let (parts, estate) = parts(start_backend, stores, tell_addr);
+                        supervise(parts, estate).await;
                     });
                     // The tracker outlives its handles, and needs its store until here.
                     if let Some(own) = own {
@@ -98,9 +101,9 @@ impl Host {
                 Some(started.map_err(cannot)?)
             }
             Placement::Local => {
-                let _ = tell_addr.send(RequestTracker::new(parts(start_backend, stores, stopped)).start());
+                let (parts, estate) = parts(start_backend, stores, tell_addr);
                 tokio::task::spawn_local(async move {
-                    let _ = on_stopped.await;
+                    supervise(parts, estate).await;
                     drop(ending);
                 });
                 None
@@ -114,7 +117,14 @@ impl Host {
             let _alive = alive;
             let _ = until.changed().await;
         }));
-        Ok((Self { runtime, is_alive, ended, thread: Mutex::new(thread) }, addr))
+        let first = addr.wait_for(Option::is_some).await.map(|_| ());
+        first.map_err(|_| Error::new(ErrorKind::ShuttingDown))?;
+        Ok(Self { runtime, is_alive, addr, ended, thread: Mutex::new(thread) })
+    }
+
+    /// Of the actor at this moment.
+    pub(crate) fn addr(&self) -> Addr<RequestTracker> {
+        self.addr.borrow().clone().expect("there was one when this was made, and it is only ever replaced")
     }
 
     /// The runtime that the tracker was spawned in; where that is gone, the one at hand.
@@ -139,6 +149,21 @@ impl Host {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Host")
+    }
+}
+
+/// Starts the actor, and another one on what it leaves whenever it dies of a panic; until it comes to its orderly end.
+async fn supervise(parts: Parts, estate: SharedEstate) {
+    loop {
+        let (stopped, on_stopped) = oneshot::channel();
+        let tracker = RequestTracker::new(parts.clone(), estate.clone(), stopped);
+        estate.borrow().lives_at(tracker.start());
+        if on_stopped.await.is_ok() {
+            return;
+        }
+        let back_off = estate.borrow_mut().died();
+        tracing::error!(?back_off, "the tracker died of a panic, which is a bug, and is replaced");
+        tokio::time::sleep(back_off).await;
     }
 }
 

@@ -6,22 +6,25 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use idempotency_core::{Change, Owner, Record, RequestId};
+use idempotency_core::{Change, Cursor, Owner, Page, Record, RequestId};
 use idempotency_engine::Caller;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, ErrorKind, Forgotten, Settled, ShutdownReport, StatusReport, Track, Tracked, swap::Step};
+use crate::{
+    Error, ErrorKind, Forgotten, Settled, ShutdownReport, StatusReport, SwapPolicy, SwapReport, Track,
+    Tracked,
+    swap::{NewBackend, Step},
+};
 
 /// Where an answer goes. `None`: nobody waits for it.
 pub(crate) type Reply<T> = Option<oneshot::Sender<T>>;
 
 /// One thing for the tracker to take in.
-#[derive(Debug)]
 pub(crate) enum Input {
     Track {
         caller: Caller,
@@ -48,9 +51,15 @@ pub(crate) enum Input {
         id: RequestId,
         reply: Reply<Result<Option<Record>, Error>>,
     },
+    Scan {
+        cursor: Option<Cursor>,
+        limit: usize,
+        reply: Reply<Result<Page, Error>>,
+    },
     Forget {
         id: RequestId,
         owner: Owner,
+        reason: String,
         reply: Reply<Result<Forgotten, Error>>,
     },
     Prune {
@@ -63,7 +72,20 @@ pub(crate) enum Input {
         grace: Duration,
         reply: Reply<Result<ShutdownReport, Error>>,
     },
-    Swap(Step),
+    AskSwap {
+        backend: NewBackend,
+        policy: SwapPolicy,
+        reply: Reply<Result<SwapReport, Error>>,
+    },
+    /// Of the swap that this actor carries out, or of one of an actor before it.
+    Swap {
+        actor: u64,
+        step: Step,
+    },
+    /// A store that pushes says that this id was settled.
+    Hinted {
+        id: RequestId,
+    },
     /// The last handle is gone.
     Abandoned,
 }
@@ -77,13 +99,19 @@ struct Shared {
     next_caller: AtomicU64,
     queued: AtomicUsize,
     max_queued: usize,
+    over: AtomicBool,
 }
 
 impl Inbox {
     pub(crate) fn new(max_queued: usize) -> (Self, mpsc::UnboundedReceiver<Input>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let shared =
-            Shared { sender, next_caller: AtomicU64::new(0), queued: AtomicUsize::new(0), max_queued };
+        let shared = Shared {
+            sender,
+            next_caller: AtomicU64::new(0),
+            queued: AtomicUsize::new(0),
+            max_queued,
+            over: AtomicBool::new(false),
+        };
         (Self(Arc::new(shared)), receiver)
     }
 
@@ -111,9 +139,21 @@ impl Inbox {
         self.0.queued.load(Ordering::Relaxed)
     }
 
-    /// Whoever is told that the tracker is gone.
+    /// The tracker is gone, and no other one takes its place.
+    pub(crate) fn end(&self) {
+        self.0.over.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.over.load(Ordering::Acquire)
+    }
+
+    /// For those whose answer will not come: the tracker is gone, or has died and is being replaced.
     pub(crate) fn closed(&self) -> Error {
-        Error::new(ErrorKind::ShuttingDown)
+        Error::new(match self.is_over() {
+            true => ErrorKind::ShuttingDown,
+            false => ErrorKind::Unavailable { retry_after: Duration::from_secs(1) },
+        })
     }
 }
 

@@ -72,6 +72,12 @@ impl Lease {
         self.0.clock.now()
     }
 
+    /// As far as is known.
+    pub(crate) fn held_until(&self) -> OffsetDateTime {
+        let nanos = self.0.held_until.load(Ordering::Acquire);
+        OffsetDateTime::from_unix_timestamp_nanos(nanos.into()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
     pub(crate) fn keep(&self, until: OffsetDateTime) {
         self.0.held_until.store(nanos(until), Ordering::Release);
     }

@@ -38,14 +38,17 @@
 mod builder;
 mod handle;
 mod once;
+mod operators;
 
 mod ask;
 mod messages;
+mod orphans;
 mod track;
 
 mod lease;
 mod permit;
 
+mod estate;
 mod inbox;
 mod request_tracker;
 
@@ -59,15 +62,17 @@ mod swap;
 mod error;
 mod host;
 
-pub use builder::Builder;
+pub use builder::{Builder, TenantLimits};
 pub use handle::{TrackerHandle, Tracking};
 pub use once::{Once, Outcome};
 
 pub use ask::TrackerMessage;
-pub use idempotency_engine::{Forgotten, OnOrphan, Settled};
+pub use idempotency_engine::{Forgotten, Happened, OnConcurrent, Settled};
 pub use messages::{
     Forget, Halt, Lookup, Prune, PutResponse, Release, ShutdownReport, Status, StatusReport, Swap,
 };
+pub use operators::{Filter, RecordState, Records, Resolved};
+pub use orphans::{OnOrphan, Orphan, Resolution, Resolver};
 pub use track::{Track, Tracked};
 
 pub use lease::Lease;

@@ -108,18 +108,28 @@ pub struct Lookup {
 ///
 /// async fn forget(tracker: &TrackerHandle, id: RequestId) -> Result<Forgotten, Error> {
 ///     match tracker.send(Lookup { id }).await? {
-///         Some(record) => tracker.send(Forget { id, owner: record.owner }).await,
+///         Some(record) => tracker.send(Forget::new(id, record.owner, "the customer was asked")).await,
 ///         None => Ok(Forgotten::NotFound),
 ///     }
 /// }
 /// ```
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Forgotten, Error>")]
+#[non_exhaustive]
 pub struct Forget {
     /// The request.
     pub id: RequestId,
     /// The owner that was read: if somebody else has the record by now, it stays.
     pub owner: Owner,
+    /// Why, for the log.
+    pub reason: String,
+}
+
+impl Forget {
+    /// All fields.
+    pub fn new(id: RequestId, owner: Owner, reason: impl Into<String>) -> Self {
+        Self { id, owner, reason: reason.into() }
+    }
 }
 
 /// The message that prunes all expired records now, in steps, and tells how many there were.
@@ -201,10 +211,21 @@ pub struct StatusReport {
     pub queued: usize,
     /// Ids that something is going on for.
     pub lanes: usize,
-    /// Whether the backend actor takes calls. While it is restarted they wait for it.
+    /// Callers that wait for what somebody else makes of it ([`OnConcurrent::Wait`](crate::OnConcurrent::Wait)).
+    pub waiting: usize,
+    /// Bytes of results that the store did not take so far.
+    pub deferred_bytes: usize,
+    /// Whether the backend actor takes calls. While it is restarted for the first time they wait for it.
     pub backend_up: bool,
+    /// Whether the circuit breaker is open: the backend failed again and again, it is tried now and then, and meanwhile whoever
+    /// asks for a claim hears `Unavailable` at once.
+    pub breaker_open: bool,
     /// How often the backend actor was restarted.
     pub restarts: u64,
+    /// Why it was the last time.
+    pub last_failure: Option<&'static str>,
+    /// How often the tracker actor itself was replaced. More than nothing is a bug of this crate.
+    pub replaced: u64,
     /// Whether a shutdown has begun.
     pub draining: bool,
     /// What the store is able to do.
@@ -224,6 +245,7 @@ pub struct StatusReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Claims that could not even be halted, since the store did not answer. Their leases lapse.
+    /// Claims that could not even be settled or halted, since the store did not answer. Their leases lapse. Those among them
+    /// whose work was done are in the log, by [`Happened::Unstored`](crate::Happened::Unstored).
     pub unsettled: usize,
 }

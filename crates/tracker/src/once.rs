@@ -224,7 +224,7 @@ fn answered<E>(tracked: Tracked) -> Once<E> {
     match tracked {
         Tracked::Init(_) => unreachable!("the caller works under the permit"),
         Tracked::Processing { since, retry_after } => Once::Processing { since, retry_after },
-        Tracked::Cached { response, expires_at } => {
+        Tracked::Cached { response, expires_at, .. } => {
             Once::Done { response, replayed: true, expires_at: Some(expires_at) }
         }
         Tracked::Halted { reason, expires_at } => Once::Halted { reason, expires_at: Some(expires_at) },

@@ -233,7 +233,11 @@ impl Future for Settling {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.answer).poll(cx).map(|answer| {
-            let settled = answer.unwrap_or_else(|_| Err(self.inbox.closed()));
+            let settled = answer.unwrap_or_else(|_| match self.inbox.is_over() {
+                true => Err(self.inbox.closed()),
+                // Its actor has died. The one after it has the result, and goes on with it.
+                false => Ok(Settled::Deferred),
+            });
             self.span.in_scope(|| tracing::debug!(?settled, "settled"));
             settled
         })

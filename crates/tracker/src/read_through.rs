@@ -156,7 +156,7 @@ impl<N: Store, O: Store> Store for ReadThrough<N, O> {
         self.new.restore(id, record, now).await
     }
 
-    async fn watch(&self, _: &RequestId) -> Result<(), StoreError> {
+    async fn watch(&self, _: &RequestId, _: OffsetDateTime) -> Result<Option<Record>, StoreError> {
         Err(StoreError::new(StoreErrorKind::Unsupported, "two stores have no push").not_applied())
     }
 

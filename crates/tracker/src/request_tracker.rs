@@ -3,28 +3,28 @@ mod mailbox;
 mod swapping;
 
 use std::{
-    cell::RefCell,
     collections::HashMap,
     fmt, mem,
-    rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context};
-use idempotency_core::{Capabilities, Clock, Owner, Record, RequestId, SecretCheck, StoreError, StoreReply};
-use idempotency_engine::{self as engine, Answer, Call, Caller, Command, Engine, Event};
+use idempotency_core::{
+    Change, Claim, Clock, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreError,
+    StoreReply, Tenant,
+};
+use idempotency_engine::{self as engine, Answer, Call, Caller, Command, Engine, Event, Granted, Happened};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use time::OffsetDateTime;
-use tokio::{
-    runtime,
-    sync::{mpsc, oneshot},
-};
+use tokio::{runtime, sync::oneshot};
 
 use self::{drive::Drive, swapping::Swapping};
 use crate::{
-    Error, Forgotten, Lease, Permit, Settled, ShutdownReport, StatusReport, Tracked,
-    backend::{Backend, FirstSetup, StartBackend},
+    Error, Forgotten, Lease, Permit, Resolver, Settled, ShutdownReport, StatusReport, Tracked,
+    backend::{Backend, FirstSetup, Hints},
+    builder::OnHappened,
+    estate::{Live, SharedEstate, Shutdown},
     inbox::{Inbox, Input, Reply, Slot},
     track::Defaults,
 };
@@ -53,26 +53,19 @@ pub struct RequestTracker {
     engine: Engine,
     commands: Vec<Command>,
     callers: HashMap<Caller, Waiting>,
-    leases: HashMap<Owner, Lease>,
-    defaults: Defaults,
-    clock: Arc<dyn Clock>,
     random: StdRng,
     backend: Backend,
     inbox: Inbox,
-    receiver: Option<mpsc::UnboundedReceiver<Input>>,
-    /// From the mailbox: taken in with what comes from the inbox.
-    raw: Rc<RefCell<Vec<Input>>>,
-    started: Option<oneshot::Sender<Result<(), Error>>>,
+    /// What the next actor goes on with, should this one die.
+    estate: SharedEstate,
+    parts: Parts,
     swapping: Option<Swapping>,
-    /// Where the code of stores runs.
-    runtime: runtime::Handle,
-    secret_check: SecretCheck,
-    store_limit: Duration,
-    /// Those who wait for the shutdown; `None` before it has begun.
-    shutdown: Option<Vec<oneshot::Sender<Result<ShutdownReport, Error>>>>,
-    abandoned: bool,
-    /// Dropped with the actor, however it ends: its thread waits for that.
-    _stopped: oneshot::Sender<()>,
+    /// How many there were before it.
+    number: u64,
+    /// Calls that were answered for good in this round.
+    answered: Vec<(RequestId, Owner)>,
+    /// Told at its orderly end; dropped without a word at any other.
+    stopped: Option<oneshot::Sender<()>>,
 }
 
 /// Who waits for an answer of the engine.
@@ -80,6 +73,7 @@ enum Waiting {
     Track { track: Tracking, reply: Reply<Result<Tracked, Error>> },
     Settle(Reply<Result<Settled, Error>>),
     Lookup(Reply<Result<Option<Record>, Error>>),
+    Scan(Reply<Result<Page, Error>>),
     Forget(Reply<Result<Forgotten, Error>>),
     Prune(Reply<Result<usize, Error>>),
     Shutdown,
@@ -88,62 +82,79 @@ enum Waiting {
 /// What is needed of a `Track` to make its permit.
 struct Tracking {
     id: RequestId,
-    retention: Duration,
+    tenant: Option<Tenant>,
+    resolver: Option<Resolver>,
     slot: Option<Slot>,
 }
 
-/// What the builder hands over.
+/// What the builder hands over, to each actor anew.
+#[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) config: engine::Config,
     pub(crate) defaults: Defaults,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) inbox: Inbox,
-    pub(crate) receiver: mpsc::UnboundedReceiver<Input>,
-    pub(crate) start_backend: StartBackend,
+    /// Where the code of stores and resolvers runs.
     pub(crate) runtime: runtime::Handle,
-    pub(crate) capabilities: Capabilities,
     pub(crate) secret_check: SecretCheck,
-    pub(crate) started: oneshot::Sender<Result<(), Error>>,
-    pub(crate) stopped: oneshot::Sender<()>,
+    pub(crate) on_happened: OnHappened,
+    /// For simulations: owners and jitter come from it.
+    pub(crate) seed: Option<u64>,
 }
 
 impl RequestTracker {
     /// On the thread that it is to live on.
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts, estate: SharedEstate, stopped: oneshot::Sender<()>) -> Self {
         let now = parts.clock.now();
-        let store_limit = parts.config.store_limit;
-        let backend =
-            Backend::new(parts.start_backend, parts.capabilities, parts.secret_check, store_limit, now);
-        Self {
-            engine: Engine::new(parts.config, now, rand::random()),
+        let (inbox, number) = (estate.borrow().inbox.clone(), estate.borrow().replaced);
+        let mut random = match parts.seed {
+            Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(number)),
+            None => StdRng::from_rng(&mut rand::rng()),
+        };
+        let (backend, events) = {
+            let mut estate = estate.borrow_mut();
+            let backend = Backend::new(
+                estate.backend.clone(),
+                Setup::new(parts.secret_check, now),
+                parts.config.store_limit,
+                (estate.started.is_some(), estate.restarts),
+                StdRng::from_rng(&mut random),
+                Hints::new(inbox.clone(), parts.runtime.clone()),
+            );
+            (backend, estate.inherited())
+        };
+        let engine = Engine::new(parts.config.clone(), now, random.next_u64());
+        let mut tracker = Self {
+            engine,
             commands: Vec::new(),
             callers: HashMap::new(),
-            leases: HashMap::new(),
-            defaults: parts.defaults,
-            clock: parts.clock,
-            random: StdRng::from_rng(&mut rand::rng()),
+            random,
             backend,
-            inbox: parts.inbox,
-            receiver: Some(parts.receiver),
-            raw: Rc::default(),
-            started: Some(parts.started),
+            inbox,
+            estate,
+            parts,
             swapping: None,
-            runtime: parts.runtime,
-            secret_check: parts.secret_check,
-            store_limit,
-            shutdown: None,
-            abandoned: false,
-            _stopped: parts.stopped,
+            number,
+            answered: Vec::new(),
+            stopped: Some(stopped),
+        };
+        for event in events {
+            tracker.decide(now, event);
         }
+        tracker.go_on_shutting_down(now);
+        tracker
+    }
+
+    fn next_input(&self) -> Option<Input> {
+        self.estate.borrow_mut().taken.pop_front()
     }
 
     fn take_in(&mut self, input: Input, now: OffsetDateTime) {
         match input {
             Input::Track { caller, track, reply, slot } => {
                 let id = track.id;
-                match track.resolve(&self.defaults, Owner::from_u128(random_u128(&mut self.random))) {
-                    Ok(track) => {
-                        let tracking = Tracking { id, retention: track.claim.retention, slot };
+                match track.resolve(&self.parts.defaults, Owner::from_u128(random_u128(&mut self.random))) {
+                    Ok((track, resolver)) => {
+                        let tracking = Tracking { id, tenant: track.tenant, resolver, slot };
                         self.callers.insert(caller, Waiting::Track { track: tracking, reply });
                         self.decide(now, Event::Track { caller, track });
                     }
@@ -156,8 +167,12 @@ impl RequestTracker {
                     self.decide(now, Event::Gone { id, caller });
                 }
             }
-            Input::Undelivered { id, owner } => self.decide(now, Event::Undelivered { id, owner }),
+            Input::Undelivered { id, owner } => {
+                self.note_ending(owner, &Change::Release);
+                self.decide(now, Event::Undelivered { id, owner });
+            }
             Input::Settle { id, owner, change, reply } => {
+                self.note_ending(owner, &change);
                 let caller = reply.map(|reply| self.wait(Waiting::Settle(Some(reply))));
                 self.decide(now, Event::Settle { id, owner, change, caller });
             }
@@ -165,9 +180,13 @@ impl RequestTracker {
                 let caller = self.wait(Waiting::Lookup(reply));
                 self.decide(now, Event::Lookup { caller, id });
             }
-            Input::Forget { id, owner, reply } => {
+            Input::Scan { cursor, limit, reply } => {
+                let caller = self.wait(Waiting::Scan(reply));
+                self.decide(now, Event::Scan { caller, cursor, limit });
+            }
+            Input::Forget { id, owner, reason, reply } => {
                 let caller = self.wait(Waiting::Forget(reply));
-                tracing::info!(%id, "an operator forgets a record");
+                tracing::info!(%id, reason, "an operator forgets a record");
                 self.decide(now, Event::Forget { caller, id, owner });
             }
             Input::Prune { reply } => {
@@ -176,8 +195,19 @@ impl RequestTracker {
             }
             Input::Status { reply } => answer(reply, Ok(self.status())),
             Input::Shutdown { grace, reply } => self.begin_shutdown(now, grace, reply),
-            Input::Swap(step) => self.swap(step),
-            Input::Abandoned => self.abandoned = true,
+            Input::AskSwap { backend, policy, reply } => self.ask_swap(backend, policy, reply),
+            Input::Swap { actor, step } if actor == self.number => self.swap(step),
+            // Of an actor before this one, which knew what had been written meanwhile.
+            Input::Swap { .. } => {}
+            Input::Hinted { id } => self.decide(now, Event::Hinted { id }),
+            Input::Abandoned => self.estate.borrow_mut().abandon(),
+        }
+    }
+
+    /// What is said of a claim must not die with this actor.
+    fn note_ending(&self, owner: Owner, change: &Change) {
+        if let Some(live) = self.estate.borrow_mut().live.get_mut(&owner) {
+            live.ending = Some(change.clone());
         }
     }
 
@@ -197,16 +227,32 @@ impl RequestTracker {
         grace: Duration,
         reply: Reply<Result<ShutdownReport, Error>>,
     ) {
-        if let Some(waiting) = &mut self.shutdown {
-            // The first one set the time; all hear how it ends.
-            waiting.extend(reply);
-            return;
-        }
-        tracing::info!(?grace, live = self.engine.load().live, "shutting down");
-        self.shutdown = Some(reply.into_iter().collect());
-        let caller = self.wait(Waiting::Shutdown);
         let grace = time::Duration::try_from(grace).unwrap_or(time::Duration::MAX);
-        self.decide(now, Event::Shutdown { caller, until: now.saturating_add(grace) });
+        let until = now.saturating_add(grace);
+        {
+            let mut estate = self.estate.borrow_mut();
+            if let Some(shutdown) = &mut estate.shutdown {
+                // The first one set the time; all hear how it ends.
+                shutdown.waiting.extend(reply);
+                return;
+            }
+            estate.shutdown = Some(Shutdown { until, waiting: reply.into_iter().collect() });
+        }
+        tracing::info!(%grace, live = self.engine.load().live, "shutting down");
+        self.go_on_shutting_down(now);
+    }
+
+    fn go_on_shutting_down(&mut self, now: OffsetDateTime) {
+        let until = self.estate.borrow().shutdown.as_ref().map(|shutdown| shutdown.until);
+        if let Some(until) = until {
+            let caller = self.wait(Waiting::Shutdown);
+            self.decide(now, Event::Shutdown { caller, until });
+        }
+    }
+
+    /// Nobody can ask anything any more.
+    fn is_left_alone(&self, ctx: &Context<Self>) -> bool {
+        self.estate.borrow().is_abandoned() && !ctx.connected()
     }
 
     /// Does what the engine decided. True if calls went to the store, whose answers must be polled for.
@@ -218,27 +264,39 @@ impl RequestTracker {
                     if let Some(id) = command.id() {
                         tracing::trace!(%id, call = command.name(), "to the store");
                     }
+                    if let StoreCommand::Insert(claim) = &command {
+                        self.estate.borrow_mut().sent.insert(claim.id, claim.clone());
+                    }
                     self.backend.call(call, command);
                 }
                 Command::Answer(caller, answer) => self.answer(ctx, now, caller, answer),
                 Command::Dismiss(caller) => drop(self.callers.remove(&caller)),
                 Command::Held { owner, until } => {
-                    if let Some(lease) = self.leases.get(&owner) {
-                        lease.keep(until);
+                    if let Some(live) = self.estate.borrow().live.get(&owner) {
+                        live.lease.keep(until);
                     }
                 }
                 Command::Lost { id, owner } => {
                     tracing::warn!(%id, "the lease of a claim was lost while its caller works");
-                    if let Some(lease) = self.leases.get(&owner) {
-                        lease.lose();
+                    if let Some(live) = self.estate.borrow().live.get(&owner) {
+                        live.lease.lose();
                     }
                 }
-                Command::Ended { owner } => {
-                    self.leases.remove(&owner);
-                }
+                Command::Ended { owner } => drop(self.estate.borrow_mut().live.remove(&owner)),
+                Command::Resolve { caller, permit } => self.resolve(now, caller, permit),
+                Command::Happened(id, what) => self.happened(id, what),
             }
         }
         self.commands = commands;
+        let mut estate = self.estate.borrow_mut();
+        // Now that it is known in another place what became of them.
+        for (id, owner) in self.answered.drain(..) {
+            if estate.sent.get(&id).is_some_and(|claim| claim.owner == owner) {
+                estate.sent.remove(&id);
+            }
+        }
+        estate.restarts = self.backend.restarts();
+        drop(estate);
         self.backend.send(now)
     }
 
@@ -246,7 +304,7 @@ impl RequestTracker {
         let Some(waiting) = self.callers.remove(&caller) else { return };
         match (waiting, answered) {
             (Waiting::Track { track, reply }, Answer::Tracked(tracked)) => {
-                let tracked = tracked.map(|tracked| self.tracked(&track, tracked)).map_err(Error::from);
+                let tracked = tracked.map(|tracked| self.tracked(now, &track, tracked)).map_err(Error::from);
                 match &tracked {
                     Ok(tracked) => tracing::debug!(id = %track.id, outcome = tracked.outcome(), "tracked"),
                     Err(error) => tracing::debug!(id = %track.id, %error, "not tracked"),
@@ -255,6 +313,7 @@ impl RequestTracker {
             }
             (Waiting::Settle(reply), Answer::Settled(settled)) => answer(reply, Ok(settled)),
             (Waiting::Lookup(reply), Answer::Found(found)) => answer(reply, found.map_err(Error::from)),
+            (Waiting::Scan(reply), Answer::Page(page)) => answer(reply, page.map_err(Error::from)),
             (Waiting::Forget(reply), Answer::Forgotten(forgotten)) => {
                 answer(reply, forgotten.map_err(Error::from));
             }
@@ -265,21 +324,64 @@ impl RequestTracker {
         }
     }
 
-    fn tracked(&mut self, track: &Tracking, tracked: engine::Tracked) -> Tracked {
+    fn tracked(&mut self, now: OffsetDateTime, track: &Tracking, tracked: engine::Tracked) -> Tracked {
         match tracked {
-            engine::Tracked::Init { owner, held_until, took_over } => {
-                let lease = Lease::new(self.clock.clone(), held_until);
-                self.leases.insert(owner, lease.clone());
-                let permit =
-                    Permit::new(track.id, owner, track.retention, took_over, lease, self.inbox.clone());
+            engine::Tracked::Init(granted) => {
+                let permit = self.permit(now, granted, track.tenant);
                 // With a slot it came through the handle, whose future will say that it was delivered.
                 Tracked::Init(if track.slot.is_some() { permit.undelivered() } else { permit })
             }
             engine::Tracked::Processing { since, retry_after } => Tracked::Processing { since, retry_after },
-            engine::Tracked::Cached { response, expires_at } => Tracked::Cached { response, expires_at },
+            engine::Tracked::Cached { response, expires_at, meta } => {
+                Tracked::Cached { response, expires_at, meta }
+            }
             engine::Tracked::Halted { reason, expires_at } => Tracked::Halted { reason, expires_at },
             engine::Tracked::Mismatch { expires_at } => Tracked::Mismatch { expires_at },
         }
+    }
+
+    fn permit(&mut self, now: OffsetDateTime, granted: Granted, tenant: Option<Tenant>) -> Permit {
+        let lease = Lease::new(self.parts.clock.clone(), granted.held_until);
+        let Claim { id, owner, retention, takes_over, .. } = granted.claim;
+        let permit =
+            Permit::new(id, owner, retention, takes_over.is_some(), lease.clone(), self.inbox.clone());
+        self.estate.borrow_mut().live.insert(owner, Live::new(lease, granted, now, tenant));
+        permit
+    }
+
+    /// Somebody who may know is asked, under a permit that nobody else holds.
+    fn resolve(&mut self, now: OffsetDateTime, caller: Caller, granted: Granted) {
+        let meta = granted.claim.meta.clone();
+        let (resolver, tenant) = match self.callers.get(&caller) {
+            Some(Waiting::Track { track, .. }) => (track.resolver.clone(), track.tenant),
+            _ => (None, None),
+        };
+        let permit = self.permit(now, granted, tenant);
+        match resolver {
+            Some(resolver) => {
+                drop(self.parts.runtime.spawn(resolver.run(permit, meta, self.parts.config.resolve_limit)));
+            }
+            // Who asked is gone: whoever comes next asks.
+            None => drop(permit),
+        }
+    }
+
+    fn happened(&self, id: RequestId, what: Happened) {
+        match what {
+            Happened::Orphaned(reason) => tracing::debug!(%id, %reason, "an orphan was found"),
+            Happened::Superseded | Happened::Gone => {
+                tracing::error!(%id, ?what, "the work was done, and its result is not stored");
+            }
+            Happened::Deferred => tracing::warn!(%id, "a result is stored later: the store does not take it"),
+            Happened::NotKept => {
+                tracing::warn!(%id, "there is no room for a response: only the fact is kept")
+            }
+            Happened::Unstored => {
+                tracing::error!(%id, "the tracker ends, and the response of this request is not stored");
+            }
+            _ => tracing::debug!(%id, ?what, "a claim whose reply was lost stands"),
+        }
+        self.parts.on_happened.tell(id, what);
     }
 
     /// All is settled that can be: closes the store, then tells those who wait, then stops.
@@ -295,7 +397,8 @@ impl RequestTracker {
                     tracing::warn!(unsettled, "shut down; the store did not answer to its closing")
                 }
             }
-            for reply in this.shutdown.iter_mut().flat_map(|waiting| waiting.drain(..)) {
+            let shutdown = this.estate.borrow_mut().shutdown.take();
+            for reply in shutdown.into_iter().flat_map(|shutdown| shutdown.waiting) {
                 let _ = reply.send(Ok(ShutdownReport { unsettled }));
             }
             ctx.stop();
@@ -308,9 +411,14 @@ impl RequestTracker {
             live: load.live,
             in_flight: load.in_flight,
             queued: self.inbox.queued(),
+            waiting: load.waiting,
+            deferred_bytes: load.deferred_bytes,
             lanes: load.lanes,
             backend_up: self.backend.is_up(),
+            breaker_open: self.backend.is_open(),
             restarts: self.backend.restarts(),
+            last_failure: self.backend.last_failure(),
+            replaced: self.number,
             draining: self.engine.is_draining(),
             capabilities: self.backend.capabilities(),
             swapping: self.swapping.as_ref().map(|swapping| swapping.copied.load(Ordering::Relaxed)),
@@ -324,16 +432,14 @@ impl Actor for RequestTracker {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Admission is ours, in the handle; a full mailbox would only park senders.
         ctx.set_mailbox_capacity(1 << 20);
-        if let Some(receiver) = self.receiver.take() {
-            ctx.spawn(Drive::new(receiver));
-        }
+        ctx.spawn(Drive::new());
     }
-}
 
-/// Permits outlive the actor that made them; nobody renews them any more.
-impl Drop for RequestTracker {
-    fn drop(&mut self) {
-        self.leases.values().for_each(Lease::lose);
+    /// Not called where it dies of a panic.
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if let Some(stopped) = self.stopped.take() {
+            let _ = stopped.send(());
+        }
     }
 }
 
@@ -351,21 +457,29 @@ impl RequestTracker {
         if let Err(error) = &reply {
             match call {
                 Call::Lane(id) => tracing::warn!(%id, %error, "a store call failed"),
-                Call::Lookup(_) | Call::Prune => tracing::warn!(%error, "a store call failed"),
+                Call::Lookup(_) | Call::Scan(_) | Call::Prune => {
+                    tracing::warn!(%error, "a store call failed")
+                }
             }
+        }
+        if let Call::Lane(id) = call
+            && reply.as_ref().map_or_else(|error| error.was_not_applied() || !error.is_retryable(), |_| true)
+            && let Some(claim) = self.estate.borrow().sent.get(&id)
+        {
+            self.answered.push((id, claim.owner));
         }
         self.decide(now, Event::Replied { call, reply });
     }
 
     fn report_start(&mut self, ctx: &mut Context<Self>, first_setup: FirstSetup) {
-        let Some(started) = self.started.take() else { return };
+        let Some(started) = self.estate.borrow_mut().started.take() else { return };
         match first_setup {
             FirstSetup::Succeeded => {
                 if started.send(Ok(())).is_ok() {
                     tracing::info!("the tracker runs");
                 } else {
                     // Whoever called `spawn` went away meanwhile. Nobody can ever ask us anything.
-                    self.abandoned = true;
+                    self.estate.borrow_mut().abandon();
                 }
             }
             FirstSetup::Failed(error) => {

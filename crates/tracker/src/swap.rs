@@ -44,8 +44,6 @@ const CARRIED: usize = 256;
 
 /// What the actor does for a swap.
 pub(crate) enum Step {
-    /// Somebody wants one.
-    Ask { backend: NewBackend, policy: SwapPolicy, reply: Reply<Result<SwapReport, Error>> },
     /// Starts the new backend actor, and notes which ids are written from now on.
     Begin {
         start: StartBackend,
@@ -73,7 +71,6 @@ pub(crate) enum Step {
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ask { .. } => "Ask",
             Self::Begin { .. } => "Begin",
             Self::Unnoted { .. } => "Unnoted",
             Self::Noted { .. } => "Noted",
@@ -106,6 +103,8 @@ pub(crate) fn check(policy: &SwapPolicy, old: Capabilities, new: Capabilities) -
 
 pub(crate) struct Swap {
     pub(crate) inbox: Inbox,
+    /// The actor that it was asked of. One that takes its place knows nothing of the swap, which ends then.
+    pub(crate) actor: u64,
     pub(crate) start: StartBackend,
     pub(crate) capabilities: Capabilities,
     pub(crate) policy: SwapPolicy,
@@ -117,12 +116,12 @@ pub(crate) struct Swap {
 }
 
 /// Lets the tracker go on with what it has, unless the flip came first.
-struct Undo(Option<Inbox>);
+struct Undo(Option<(Inbox, u64)>);
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if let Some(inbox) = self.0.take() {
-            inbox.push(Input::Swap(Step::Resume));
+        if let Some((inbox, actor)) = self.0.take() {
+            inbox.push(Input::Swap { actor, step: Step::Resume });
         }
     }
 }
@@ -142,7 +141,7 @@ struct Progress {
 struct Swapped {
     report: SwapReport,
     /// Starts the old backend actor, which must live as long as it is spoken to.
-    old_start: Option<StartBackend>,
+    old_start: StartBackend,
 }
 
 impl Swap {
@@ -150,9 +149,9 @@ impl Swap {
         let (reply, begun) = oneshot::channel();
         let (start, policy) = (self.start.clone(), self.policy.clone());
         let capabilities = self.capabilities;
-        self.inbox.push(Input::Swap(Step::Begin { start, capabilities, policy, reply: Some(reply) }));
+        self.tell(Step::Begin { start, capabilities, policy, reply: Some(reply) });
         let begun = begun.await.map_err(|_| self.inbox.closed())??;
-        let mut undo = Undo(Some(self.inbox.clone()));
+        let mut undo = Undo(Some((self.inbox.clone(), self.actor)));
         let mut progress = Progress::default();
         match self.carry_over(&begun, &mut progress, &mut undo).await {
             Ok(swapped) => Ok(self.leave(&begun, progress, swapped).await),
@@ -170,6 +169,10 @@ impl Swap {
                 Err(error)
             }
         }
+    }
+
+    fn tell(&self, step: Step) {
+        self.inbox.push(Input::Swap { actor: self.actor, step });
     }
 
     /// The old store, which nobody uses any more.
@@ -220,9 +223,15 @@ impl Swap {
         let (start, new) = (self.start.clone(), begun.new.clone());
         let capabilities = start.store().capabilities();
         let (reply, flipped) = oneshot::channel();
-        self.inbox.push(Input::Swap(Step::Flip { start, new, capabilities, reply: Some(reply) }));
+        self.tell(Step::Flip { start, new, capabilities, reply: Some(reply) });
         undo.0 = None;
-        let old_start = flipped.await.ok();
+        let Ok(old_start) = flipped.await else {
+            tracing::error!(
+                retired,
+                "the tracker died at the moment of the swap and goes on with the old store"
+            );
+            return Err(Error::not_swapped("the tracker died at the moment of the swap"));
+        };
         let (carried, pause) = (progress.looked_at, since.elapsed());
         Ok(Swapped { report: SwapReport { copied, carried, live, pause, retired }, old_start })
     }
@@ -233,7 +242,7 @@ impl Swap {
         let mut before = usize::MAX;
         loop {
             let (reply, noted) = oneshot::channel();
-            self.inbox.push(Input::Swap(Step::Noted { reply: Some(reply) }));
+            self.tell(Step::Noted { reply: Some(reply) });
             let noted = noted.await.map_err(|_| self.inbox.closed())?;
             // A round that leaves half as much to do as the last one is as fast as those who write.
             if noted.len() <= CARRIED || noted.len() > before / 2 {
@@ -255,7 +264,7 @@ impl Swap {
         progress: &mut Progress,
     ) -> Result<usize, Error> {
         let (reply, held) = oneshot::channel();
-        self.inbox.push(Input::Swap(Step::Hold { reply: Some(reply) }));
+        self.tell(Step::Hold { reply: Some(reply) });
         let held = held.await.map_err(|_| self.inbox.closed())?;
         // What is read through is moved when it is asked for, what runs with its next renewal.
         let mut ids = if self.policy.records == Records::ReadThrough { Vec::new() } else { held.ids };
@@ -286,7 +295,7 @@ impl Swap {
             let replies = self.all(&begun.old, vec![scan], "the old store cannot be scanned").await?;
             let page = one(replies, StoreReply::page)?;
             let (reply, unnoted) = oneshot::channel();
-            self.inbox.push(Input::Swap(Step::Unnoted { records: page.records, reply: Some(reply) }));
+            self.tell(Step::Unnoted { records: page.records, reply: Some(reply) });
             let records = unnoted.await.map_err(|_| self.inbox.closed())?;
             // Noted before it is known whether they got there: releasing what is not there does no harm.
             progress.copied.extend(records.iter().filter_map(running));

@@ -1,11 +1,11 @@
 use std::time::Duration;
 
 use actix::Message;
-use idempotency_core::{Claim, Fingerprint, HaltReason, Meta, Owner, RequestId, StoredResponse};
-use idempotency_engine as engine;
+use idempotency_core::{Claim, Fingerprint, HaltReason, Meta, Owner, RequestId, StoredResponse, Tenant};
+use idempotency_engine::{self as engine, OnConcurrent};
 use time::OffsetDateTime;
 
-use crate::{Error, OnOrphan, Permit};
+use crate::{Error, OnOrphan, Permit, Resolver};
 
 /// The message that asks, before the work, whether to do it.
 ///
@@ -40,6 +40,12 @@ pub struct Track {
     pub work_limit: Option<Duration>,
     /// What to do where the earlier caller is gone.
     pub on_orphan: Option<OnOrphan>,
+    /// What to do where the earlier caller is at work.
+    pub on_concurrent: Option<OnConcurrent>,
+    /// Whose limits it counts against.
+    pub tenant: Option<Tenant>,
+    /// An operator takes over from this owner, whatever the policy.
+    pub(crate) takes_over: Option<Owner>,
 }
 
 impl Track {
@@ -53,6 +59,9 @@ impl Track {
             retention: None,
             work_limit: None,
             on_orphan: None,
+            on_concurrent: None,
+            tenant: None,
+            takes_over: None,
         }
     }
 
@@ -91,15 +100,37 @@ impl Track {
         self
     }
 
+    /// What to do where the earlier caller is at work: say so, or wait for what it makes of it.
+    #[must_use]
+    pub fn on_concurrent(mut self, on_concurrent: OnConcurrent) -> Self {
+        self.on_concurrent = Some(on_concurrent);
+        self
+    }
+
+    /// Counts it against the limits of this tenant; see [`TenantLimits`](crate::TenantLimits).
+    #[must_use]
+    pub fn tenant(mut self, tenant: Tenant) -> Self {
+        self.tenant = Some(tenant);
+        self
+    }
+
     /// The same with all defaults filled in.
-    pub(crate) fn resolve(self, defaults: &Defaults, owner: Owner) -> Result<engine::Track, Error> {
+    pub(crate) fn resolve(
+        self,
+        defaults: &Defaults,
+        owner: Owner,
+    ) -> Result<(engine::Track, Option<Resolver>), Error> {
         let mut claim = Claim::new(self.id, owner, self.fingerprint);
         claim.lease = self.lease.unwrap_or(defaults.lease);
         claim.retention = self.retention.unwrap_or(defaults.retention);
         claim.meta = self.meta;
+        claim.takes_over = self.takes_over;
         let work_limit = self.work_limit.unwrap_or(defaults.work_limit);
         defaults.check(claim.lease, claim.retention, work_limit)?;
-        Ok(engine::Track { claim, work_limit, on_orphan: self.on_orphan.unwrap_or(defaults.on_orphan) })
+        let (on_orphan, resolver) = self.on_orphan.unwrap_or_else(|| defaults.on_orphan.clone()).split();
+        let on_concurrent = self.on_concurrent.unwrap_or(defaults.on_concurrent);
+        let tenant = self.tenant;
+        Ok((engine::Track { claim, work_limit, on_orphan, on_concurrent, tenant }, resolver))
     }
 }
 
@@ -116,6 +147,7 @@ pub(crate) struct Defaults {
     pub(crate) retention: Duration,
     pub(crate) work_limit: Duration,
     pub(crate) on_orphan: OnOrphan,
+    pub(crate) on_concurrent: OnConcurrent,
     pub(crate) store_limit: Duration,
 }
 
@@ -177,6 +209,8 @@ pub enum Tracked {
         response: StoredResponse,
         /// Until when it is kept.
         expires_at: OffsetDateTime,
+        /// What its claim kept with it, such as the trace of the request that did the work.
+        meta: Meta,
     },
     /// Whether the work was done is not known; it will not be done again.
     Halted {

@@ -51,6 +51,8 @@ fn a_claim_whose_answer_was_lost_is_nobodys_ghost() {
             tracker.track((id(1), payload())).await.unwrap_err();
             // The claim is in the store, and nobody works under it. It is cleaned up, so the retry runs.
             store.well();
+            // A second later the breaker has noticed.
+            sleep(SECOND).await;
             assert_eq!(outcome(&tracker, id(1)).await, "init", "{fault:?}");
         });
     }
@@ -123,12 +125,17 @@ fn a_put_that_fails_is_deferred_and_stored_as_soon_as_the_store_is_back() {
         let before = Instant::now();
         assert_eq!(permit.complete("done").await.unwrap(), Settled::Deferred);
         assert_eq!(before.elapsed().as_secs(), 1);
-        // The outage outlasts the lease; this node knows better than to say that the owner is lost.
+        // The outage outlasts the lease; this node knows better than to say that the owner is lost, and has the answer.
         sleep(60 * SECOND).await;
-        assert_eq!(outcome(&tracker, id(1)).await, "processing");
+        assert!(tracker.status().await.unwrap().breaker_open);
+        assert_eq!(tracker.status().await.unwrap().deferred_bytes, 4);
+        assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"");
         store.well();
         sleep(3 * SECOND).await;
         assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"");
+        let status = tracker.status().await.unwrap();
+        assert!(!status.breaker_open && status.deferred_bytes == 0 && status.restarts > 0, "{status:?}");
+        assert_eq!(status.last_failure, Some("it does not answer"));
     });
 }
 

@@ -104,7 +104,7 @@ fn the_messages_do_what_the_methods_do() {
         assert_eq!(outcome(&tracker, id(2)).await, "halted unknown");
         let record = tracker.send(Lookup { id: id(1) }).await.unwrap().unwrap();
         assert_eq!(tracker.send(Lookup { id: id(3) }).await.unwrap(), None);
-        let forget = Forget { id: id(1), owner: record.owner };
+        let forget = Forget::new(id(1), record.owner, "a test");
         assert_eq!(tracker.send(forget.clone()).await.unwrap(), Forgotten::Forgotten);
         assert_eq!(tracker.send(forget).await.unwrap(), Forgotten::NotFound);
         assert_eq!(tracker.send(Prune).await.unwrap(), 0);
@@ -127,7 +127,7 @@ fn the_actors_own_address_does_the_same() {
         addr.send(Release::new(permit)).await.unwrap().unwrap();
         assert_eq!(addr.send(Status).await.unwrap().unwrap().live, 0);
         let record = addr.send(Lookup { id: id(2) }).await.unwrap().unwrap().unwrap();
-        let forget = Forget { id: id(2), owner: record.owner };
+        let forget = Forget::new(id(2), record.owner, "a test");
         assert_eq!(addr.send(forget).await.unwrap().unwrap(), Forgotten::Forgotten);
         assert_eq!(addr.send(Prune).await.unwrap().unwrap(), 0);
     });
@@ -140,12 +140,12 @@ fn a_running_record_is_not_forgotten_not_even_when_its_lease_lapsed() {
         let tracker = spawn(store.clone()).await;
         let permit = init(&tracker, id(1)).await;
         let owner = permit.owner();
-        assert_eq!(tracker.forget(id(1), owner).await.unwrap(), Forgotten::Refused);
+        assert_eq!(tracker.forget(id(1), owner, "a test").await.unwrap(), Forgotten::Refused);
         store.always("renew", Fault::FailBefore);
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(tracker.forget(id(1), owner).await.unwrap(), Forgotten::Refused);
+        assert_eq!(tracker.forget(id(1), owner, "a test").await.unwrap(), Forgotten::Refused);
         permit.complete("done").await.unwrap();
-        assert_eq!(tracker.forget(id(1), owner).await.unwrap(), Forgotten::Forgotten);
+        assert_eq!(tracker.forget(id(1), owner, "a test").await.unwrap(), Forgotten::Forgotten);
     });
 }
 

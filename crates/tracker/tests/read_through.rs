@@ -35,7 +35,7 @@ fn what_the_old_store_has_is_moved_when_it_is_asked_for() {
         assert_eq!(outcome(&tracker, id(4)).await, "cached b\"late\"");
         // Forgotten in both.
         let owner = tracker.lookup(id(3)).await.unwrap().unwrap().owner;
-        tracker.forget(id(3), owner).await.unwrap();
+        tracker.forget(id(3), owner, "a test").await.unwrap();
         init(&tracker, id(3)).await.release().await.unwrap();
         assert_eq!((new.inner.len(), old.inner.len()), (2, 1));
 

@@ -84,7 +84,7 @@ fn what_changes_during_the_copy_is_copied_again() {
         assert_eq!(tracker.status().await.unwrap().swapping, Some(0));
         completed_later.complete("done").await.unwrap();
         released_later.release().await.unwrap();
-        assert_eq!(tracker.forget(id(3), forgotten).await.unwrap(), Forgotten::Forgotten);
+        assert_eq!(tracker.forget(id(3), forgotten, "a test").await.unwrap(), Forgotten::Forgotten);
         let taken_over = init(&tracker, id(4)).await;
         init(&tracker, id(5)).await.complete("new").await.unwrap();
 

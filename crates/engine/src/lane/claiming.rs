@@ -1,12 +1,13 @@
 //! From a `Track` to a live claim, and keeping it alive.
 
 use idempotency_core::{
-    Change, Claim, Inserted, Record, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update, Updated,
+    Change, Claim, HaltReason, Inserted, Record, State, StoreCommand, StoreError, StoreErrorKind, StoreReply,
+    Update, Updated,
 };
 
 use super::{Context, Lane, out_of_step};
 use crate::{
-    Command, Refused, Tracked,
+    Command, Happened, OnOrphan, Refused, Tracked,
     ghost::Ghost,
     job::{Claiming, Job},
     live_claim::{self, Ending, LiveClaim},
@@ -22,8 +23,8 @@ impl Lane {
         cx.dismiss(&mut claiming);
         if cx.draining {
             cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
-        } else if let Some(answer) = self.local_answer(&claiming.claim, cx) {
-            cx.tracked(claiming.caller.take(), Ok(answer));
+        } else if cx.down_until.is_some() {
+            cx.tracked(claiming.caller.take(), Err(cx.unavailable(None)));
         }
         if claiming.caller.is_none() {
             if claiming.uncertain {
@@ -31,13 +32,33 @@ impl Lane {
             }
             return;
         }
-        claiming.only_look = !claiming.uncertain && cx.elsewhere + self.weight() >= cx.config.max_in_flight;
+        if !claiming.uncertain {
+            match self.answer_from_here(claiming, cx) {
+                Some(asks) => claiming = asks,
+                None => return,
+            }
+            // The one whose work begins counts; one that only asks does not.
+            self.tenant = claiming.tenant.or(self.tenant);
+            claiming.only_look = self.is_full(&claiming, cx);
+        }
         let command = if claiming.only_look {
             StoreCommand::Lookup(cx.id)
         } else {
             StoreCommand::Insert(claiming.claim.clone())
         };
         self.send(Job::Claim(claiming), command, cx);
+    }
+
+    /// Whether no more claims are taken, of all or of this tenant.
+    fn is_full(&self, claiming: &Claiming, cx: &Context<'_>) -> bool {
+        if cx.elsewhere.weight + self.weight() >= cx.config.max_in_flight {
+            return true;
+        }
+        let Some(tenant) = claiming.tenant else { return false };
+        let (counted_for, counted) = cx.among_tenants;
+        let elsewhere = cx.tenants.in_flight(tenant) - if counted_for == Some(tenant) { counted } else { 0 };
+        elsewhere + self.weight() >= cx.config.tenant_in_flight
+            || cx.tenants.stored(tenant, cx.moment) >= cx.config.tenant_bytes
     }
 
     pub(super) fn claim_replied(
@@ -55,7 +76,8 @@ impl Lane {
             }
             Ok(StoreReply::Inserted(Inserted::Busy)) => {
                 let answer = Tracked::Processing { since: None, retry_after: cx.config.store_limit };
-                self.not_claimed(claiming, Ok(answer), cx);
+                self.somebody_works(claiming, answer, cx);
+                self.waiters.look_at(cx.moment.after(cx.config.look_every));
             }
             Ok(StoreReply::Found(None)) => self.not_claimed(claiming, Err(Refused::Overloaded), cx),
             Ok(_) => self.claim_failed(claiming, out_of_step(), cx),
@@ -75,15 +97,22 @@ impl Lane {
             self.queue.push_front(Job::Claim(claiming));
             return;
         }
-        let Claiming { caller, claim, work_limit, uncertain, .. } = claiming;
-        let live = LiveClaim::new(claim, sent_at, work_limit, uncertain);
-        let init = Tracked::Init {
-            owner: live.claim.owner,
-            held_until: live.held_until.into(),
-            took_over: live.claim.takes_over.is_some(),
-        };
+        if claiming.uncertain {
+            cx.happened(Happened::Resumed);
+        }
+        let resolves = claiming.on_orphan == OnOrphan::Resolve && claiming.claim.takes_over.is_some();
+        let work_limit = if resolves { cx.config.resolve_limit } else { claiming.work_limit };
+        let uncertain = claiming.uncertain;
+        let live = LiveClaim::new(claiming.hand_over(), sent_at, work_limit, uncertain);
+        let granted = live.granted();
         self.claim = Some(live);
-        cx.tracked(caller, Ok(init));
+        match claiming.caller {
+            Some(caller) if resolves => {
+                cx.out.push(Command::Resolve { caller, permit: granted });
+                self.wait_for_resolver(claiming, cx);
+            }
+            caller => cx.tracked(caller, Ok(Tracked::Init(granted))),
+        }
     }
 
     fn exists(&mut self, mut claiming: Claiming, record: Record, cx: &mut Context<'_>) {
@@ -96,7 +125,27 @@ impl Lane {
             self.queue.push_front(Job::LayToRest(self.ghosts.remove(index)));
             return;
         }
+        if record.is_orphan(cx.now) && record.fingerprint == claiming.claim.fingerprint {
+            let reason = match record.state {
+                State::Halted(reason) => reason,
+                _ => HaltReason::OwnerLost,
+            };
+            cx.happened(Happened::Orphaned(reason));
+        }
         let answer = match verdict(&record, &claiming.claim, claiming.on_orphan, cx.now) {
+            Verdict::Answer(processing @ Tracked::Processing { .. }) => {
+                let before = self.waiters.len();
+                self.somebody_works(claiming, processing, cx);
+                if self.waiters.len() > before {
+                    self.note(&record, cx);
+                    self.wait_together(&record.fingerprint, cx);
+                    if before == 0 {
+                        // Once in a way that is told of its end; what was read may have ended since.
+                        self.waiters.look_at(cx.moment);
+                    }
+                }
+                return;
+            }
             Verdict::Answer(answer) => Ok(answer),
             Verdict::TakeOver if claiming.only_look => Err(Refused::Overloaded),
             Verdict::TakeOver if raced_out => {
@@ -116,7 +165,8 @@ impl Lane {
     fn claim_failed(&mut self, mut claiming: Claiming, error: StoreError, cx: &mut Context<'_>) {
         claiming.uncertain |= !claiming.only_look && !error.was_not_applied();
         let again = cx.moment.after(cx.config.backoff(claiming.attempts));
-        if claiming.caller.is_some() && error.is_retryable() && again < claiming.give_up {
+        let may_try = cx.down_until.is_none() && error.is_retryable() && again < claiming.give_up;
+        if claiming.caller.is_some() && may_try {
             claiming.attempts += 1;
             claiming.not_before = again;
             self.queue.push_front(Job::Claim(claiming));
@@ -133,6 +183,15 @@ impl Lane {
         }
     }
 
+    /// Waits for that, or hears it.
+    fn somebody_works(&mut self, claiming: Claiming, processing: Tracked, cx: &mut Context<'_>) {
+        if claiming.uncertain {
+            self.not_claimed(claiming, Ok(processing), cx);
+        } else if claiming.caller.is_some() {
+            self.wait_or_hear(claiming, processing, cx);
+        }
+    }
+
     /// The `Track` has its answer, which is not a claim. But a copy of its insert may still land.
     fn not_claimed(&mut self, claiming: Claiming, answer: Result<Tracked, Refused>, cx: &mut Context<'_>) {
         cx.tracked(claiming.caller, answer);
@@ -142,7 +201,7 @@ impl Lane {
     }
 
     /// A claim that nobody works under: the next `Track` inherits it if it may, else it is laid to rest.
-    pub(super) fn unwanted(&mut self, claim: Claim, uncertain: bool, cx: &Context<'_>) {
+    pub(crate) fn unwanted(&mut self, claim: Claim, uncertain: bool, cx: &Context<'_>) {
         let next = self.queue.iter_mut().find_map(|job| match job {
             Job::Claim(claiming) => Some(claiming),
             _ => None,

@@ -1,16 +1,30 @@
 //! From a result to a settled record, and laying ghosts to rest.
 
+use std::collections::VecDeque;
+
 use idempotency_core::{
-    Change, Owner, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update, Updated,
+    Change, Claim, Owner, Record, State, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update,
+    Updated,
 };
 
 use super::{Context, Lane, out_of_step};
 use crate::{
-    Answer, Caller, Forgotten, Settled,
+    Answer, Caller, Forgotten, Happened, Settled,
     ghost::Ghost,
     job::{Job, Settling},
-    live_claim::Ending,
+    live_claim::{Ending, LiveClaim},
+    verdict::{Verdict, verdict},
 };
+
+/// What a record takes up beside its body and its meta, about: its share of a tenant's bytes.
+const SIZE_OF_A_RECORD: usize = 256;
+
+fn size_of_body(change: &Change) -> usize {
+    match change {
+        Change::Complete { response, .. } => response.bytes().map_or(0, |bytes| bytes.len()),
+        _ => 0,
+    }
+}
 
 impl Lane {
     pub(super) fn settle_replied(
@@ -36,17 +50,55 @@ impl Lane {
             Updated::Fenced => Settled::Superseded,
         };
         cx.answer(settling.caller, Answer::Settled(answer));
+        match answer {
+            Settled::Superseded => cx.happened(Happened::Superseded),
+            Settled::Gone => cx.happened(Happened::Gone),
+            Settled::Stored | Settled::Deferred => {}
+        }
+        if settling.attempts > 0 {
+            self.deferred = self.deferred.saturating_sub(size_of_body(&settling.change));
+        }
         if self.claim.as_ref().is_none_or(|live| live.claim.owner != settling.owner) {
             return;
         }
-        if let Some(live) = self.end_claim(cx)
-            && released
-            && live.uncertain
-        {
+        let Some(live) = self.end_claim(cx) else { return };
+        if released && live.uncertain {
             // A late copy of the insert would block an id that is free.
             let ghost = Ghost { change: Change::Release, ..Ghost::of(&live.claim, true, cx.moment) };
             self.haunt(ghost, cx);
         }
+        if answer == Settled::Stored && !released {
+            self.stored(live, settling.change, cx);
+        }
+    }
+
+    /// Whoever waits here hears what was stored, without a look at it.
+    fn stored(&mut self, live: LiveClaim, change: Change, cx: &mut Context<'_>) {
+        let bytes = SIZE_OF_A_RECORD + live.claim.meta.as_bytes().len() + size_of_body(&change);
+        let (state, retention) = match change {
+            Change::Complete { response, retention } => (State::Completed(response), retention),
+            Change::Halt { reason, retention } => (State::Halted(reason), retention),
+            _ => return,
+        };
+        cx.stored = Some((bytes as u64, retention));
+        if self.waiters.is_empty() && self.queue.is_empty() {
+            return;
+        }
+        let Claim { owner, fingerprint, meta, .. } = live.claim;
+        let expires_at = cx.moment.after(retention).into();
+        let record = Record::new(owner, fingerprint, live.since.into(), expires_at, meta, state);
+        for job in std::mem::take(&mut self.queue) {
+            match job {
+                Job::Claim(claiming) if !claiming.uncertain && !claiming.gone => {
+                    match verdict(&record, &claiming.claim, claiming.on_orphan, cx.now) {
+                        Verdict::Answer(answer) => cx.tracked(claiming.caller, Ok(answer)),
+                        Verdict::TakeOver => self.queue.push_back(Job::Claim(claiming)),
+                    }
+                }
+                job => self.queue.push_back(job),
+            }
+        }
+        self.hear(&record, cx);
     }
 
     /// Tried until it is applied, fenced or gone (I10).
@@ -56,9 +108,17 @@ impl Lane {
             && response.bytes().is_some()
         {
             // The store will not take this body, now or later. The fact that the work was done must get there.
+            let body = response.bytes().map_or(0, |bytes| bytes.len());
             *response = response.clone().without_body();
+            if settling.attempts > 0 {
+                self.deferred = self.deferred.saturating_sub(body);
+            }
+            cx.happened(Happened::NotKept);
             self.queue.push_front(Job::Settle(settling));
             return;
+        }
+        if settling.attempts == 0 {
+            self.defer(&mut settling.change, cx);
         }
         settling.not_before = cx.moment.after(cx.config.backoff(settling.attempts));
         settling.attempts = settling.attempts.saturating_add(1);
@@ -71,16 +131,32 @@ impl Lane {
         self.answer_those_waiting(cx);
     }
 
-    /// The result will take a while, so those who waited for it hear that it is on its way.
+    /// What is kept until the store takes it has room here, or else its body is let go of: that the work was done is kept.
+    fn defer(&mut self, change: &mut Change, cx: &mut Context<'_>) {
+        let body = size_of_body(change);
+        if cx.elsewhere.deferred + self.deferred + body <= cx.config.max_deferred_bytes {
+            self.deferred += body;
+        } else if let Change::Complete { response, .. } = change {
+            *response = response.clone().without_body();
+            cx.happened(Happened::NotKept);
+        }
+    }
+
+    /// The result will take a while, so those who waited for it hear it from here.
     fn answer_those_waiting(&mut self, cx: &mut Context<'_>) {
-        let waiting = std::mem::take(&mut self.queue);
-        for job in waiting {
-            match job {
-                Job::Claim(claiming) if !claiming.uncertain => match self.local_answer(&claiming.claim, cx) {
-                    Some(answer) => cx.tracked(claiming.caller, Ok(answer)),
-                    None => self.queue.push_back(Job::Claim(claiming)),
-                },
-                job => self.queue.push_back(job),
+        let (asking, waiting) = (std::mem::take(&mut self.queue), self.waiters.take());
+        // The result itself first: the answers are taken from it.
+        let (asking, kept) =
+            asking.into_iter().partition(|job| matches!(job, Job::Claim(it) if !it.uncertain));
+        self.queue = kept;
+        let asking: VecDeque<Job> = asking;
+        let asking = asking.into_iter().filter_map(|job| match job {
+            Job::Claim(claiming) => Some(claiming),
+            _ => None,
+        });
+        for claiming in asking.chain(waiting) {
+            if let Some(claiming) = self.answer_from_here(claiming, cx) {
+                self.queue.push_back(Job::Claim(claiming));
             }
         }
     }

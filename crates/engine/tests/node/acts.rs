@@ -8,7 +8,13 @@ impl Nodes {
         let fingerprint = Fingerprint::from_parts(Scheme::RAW, [stranger.into(); 32]);
         let mut claim = Claim::new(ID, Owner::from_u128(caller as u128 + 1), fingerprint);
         (claim.lease, claim.retention) = (LEASE, RETENTION);
-        Track { claim, work_limit: Duration::from_secs(4), on_orphan: self.on_orphan }
+        let on_concurrent = if self.waits && caller == 1 {
+            OnConcurrent::Wait { at_most: Duration::from_secs(2) }
+        } else {
+            OnConcurrent::Conflict
+        };
+        let work_limit = Duration::from_secs(4);
+        Track { work_limit, on_orphan: self.on_orphan, on_concurrent, ..Track::new(claim) }
     }
 
     pub(super) fn tell(&self, world: &mut World, node: usize, event: Event) {
@@ -20,7 +26,8 @@ impl Nodes {
                     let sent = match command {
                         StoreCommand::Insert(claim) => Sent::Insert(claim),
                         StoreCommand::Update(update) => Sent::Update(update),
-                        _ => Sent::Lookup,
+                        StoreCommand::Lookup(_) | StoreCommand::Watch(_) => Sent::Lookup,
+                        other => unreachable!("{other:?}"),
                     };
                     if world.calls[node].replace(sent).is_some() {
                         world.wrong = Some("two calls of one key at once");
@@ -33,7 +40,16 @@ impl Nodes {
                     }
                     world.askers[caller as usize] = Asker::Over;
                 }
-                Command::Held { .. } | Command::Lost { .. } | Command::Ended { .. } => {}
+                // Somebody asks the outside world, under a permit as any other.
+                Command::Resolve { caller: Caller(caller), permit } => {
+                    self.taken_over.store(true, Ordering::Relaxed);
+                    world.monitor.init();
+                    world.resolving[caller as usize] = Some(permit.claim.owner);
+                }
+                Command::Held { .. }
+                | Command::Lost { .. }
+                | Command::Ended { .. }
+                | Command::Happened(..) => {}
             }
         }
     }
@@ -43,12 +59,12 @@ impl Nodes {
         let Some(asker) = world.askers.get(caller).copied() else { return };
         world.askers[caller] = match (asker, answer) {
             (Asker::Waiting, Answer::Tracked(Ok(tracked))) => match tracked {
-                Tracked::Init { owner, took_over, .. } => {
-                    self.taken_over.fetch_or(took_over, Ordering::Relaxed);
+                Tracked::Init(granted) => {
+                    self.taken_over.fetch_or(granted.claim.takes_over.is_some(), Ordering::Relaxed);
                     world.monitor.init();
-                    Asker::Holding(owner)
+                    Asker::Holding(granted.claim.owner)
                 }
-                Tracked::Cached { response, expires_at } => {
+                Tracked::Cached { response, expires_at, .. } => {
                     if expires_at <= at(world.now) {
                         world.wrong = Some("an expired response was replayed");
                     }
@@ -77,7 +93,7 @@ impl Nodes {
             Sent::Lookup => StoreReply::Found(before.filter(|record| !record.is_expired(now))),
             Sent::Insert(claim) => {
                 let step = Record::on_insert(before.as_ref(), claim, now);
-                let may_rerun = self.on_orphan == OnOrphan::Rerun;
+                let may_rerun = self.on_orphan != OnOrphan::Halt;
                 let takes_over = claim.takes_over.is_some();
                 let who = number(claim.owner);
                 world.monitor.inserted(who, takes_over, may_rerun, before.as_ref(), &step.answer, now);
@@ -86,6 +102,7 @@ impl Nodes {
             }
             Sent::Update(update) => {
                 let step = Record::on_update(before.as_ref(), update, now);
+                world.ended |= step.write != Write::Keep && !matches!(update.change, Change::Renew { .. });
                 write(world, step.write);
                 let after = world.record.as_ref();
                 let who = number(update.owner);
@@ -101,6 +118,16 @@ impl Nodes {
         let caller_waits = waits.then_some(Caller(caller as u64));
         let event = Event::Settle { id: ID, owner, change, caller: caller_waits };
         self.tell(world, self.callers[caller], event);
+    }
+
+    /// A resolver settles what it took over.
+    pub(super) fn resolved(&self, world: &mut World, caller: usize, change: Change) {
+        let Some(owner) = world.resolving[caller].take() else { return };
+        if change == Change::Release {
+            // It knows that nothing was done: whoever works next works for the first time.
+            world.monitor.never_begun();
+        }
+        self.tell(world, self.callers[caller], Event::Settle { id: ID, owner, change, caller: None });
     }
 
     pub(super) fn reply(&self, world: &mut World, node: usize, reply: Result<StoreReply, StoreError>) {

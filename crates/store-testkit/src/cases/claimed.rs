@@ -111,7 +111,8 @@ pub async fn whoever_watches_an_id_hears_that_it_is_settled<F: StoreFactory>(fac
     ];
     for (number, end) in (1..).zip(ends) {
         world.claimed(&world.long_claim(number, 1)).await;
-        world.store.watch(&id(number)).await.expect("a watch");
+        let running = world.store.watch(&id(number), world.now()).await.expect("a watch");
+        assert_eq!(running.expect("what was claimed").owner, owner(1));
         world.update(number, 1, end).await;
         let heard = tokio::time::timeout(SOON, async {
             while hints.next().await.expect("hints without an end") != id(number) {}
@@ -122,7 +123,7 @@ pub async fn whoever_watches_an_id_hears_that_it_is_settled<F: StoreFactory>(fac
     let mut claim = world.claim(9, 1);
     claim.retention = LONG;
     world.claimed(&claim).await;
-    world.store.watch(&id(9)).await.expect("a watch");
+    world.store.watch(&id(9), world.now()).await.expect("a watch");
     world.pass(LEASE + 1).await;
     let mut takeover = world.long_claim(9, 2);
     takeover.takes_over = Some(owner(1));
@@ -133,7 +134,9 @@ pub async fn whoever_watches_an_id_hears_that_it_is_settled<F: StoreFactory>(fac
         while hints.next().await.expect("hints without an end") != id(9) {}
     });
     heard.await.expect("a hint after the takeover");
-    // An id that is not there, or has an end already, is no error: whoever watches reads it next.
-    world.store.watch(&id(9)).await.expect("a watch of what is settled");
-    world.store.watch(&id(77)).await.expect("a watch of what is not there");
+    // What has an end already is read, for nobody will tell of it.
+    let settled = world.store.watch(&id(9), world.now()).await.expect("a watch of what is settled");
+    assert!(settled.is_some_and(|record| record.state.is_settled()));
+    let nothing = world.store.watch(&id(77), world.now()).await.expect("a watch of what is not there");
+    assert_eq!(nothing, None);
 }

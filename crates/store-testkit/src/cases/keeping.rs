@@ -217,7 +217,7 @@ pub async fn what_is_not_offered_is_refused_as_unsupported<F: StoreFactory>(fact
     }
     assert_eq!(world.store.settled().is_some(), capabilities.push, "push is what `settled` offers");
     if !capabilities.push {
-        unsupported(world.store.watch(&id(1)).await.expect_err("a watch"));
+        unsupported(world.store.watch(&id(1), world.now()).await.expect_err("a watch"));
     }
     let replicas = capabilities.durability.replicas;
     assert!(capabilities.shared || replicas == 0, "replicas of a store that is not shared");

@@ -227,8 +227,8 @@ impl<S: Store> Store for RecordedStore<S> {
         self.inner.restore(id, record, now).await
     }
 
-    async fn watch(&self, id: &RequestId) -> Result<(), StoreError> {
-        self.inner.watch(id).await
+    async fn watch(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        self.inner.watch(id, now).await
     }
 
     fn settled(&self) -> Option<BoxStream<'static, RequestId>> {

@@ -1,6 +1,5 @@
 use std::{
     future::Future,
-    mem,
     pin::Pin,
     task::{self, Poll},
     time::Duration,
@@ -10,10 +9,7 @@ use actix::{ActorFuture, Context};
 use idempotency_engine::Event;
 use rand::Rng;
 use time::OffsetDateTime;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, Sleep, sleep},
-};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{ABANDONED_GRACE, RequestTracker};
 use crate::{backend::Returned, inbox::Input};
@@ -25,7 +21,6 @@ const INPUTS_A_ROUND: usize = 256;
 ///
 /// One future for everything, since every future in an actor's context is polled at each wake.
 pub(super) struct Drive {
-    receiver: mpsc::UnboundedReceiver<Input>,
     inputs: Vec<Input>,
     returned: Vec<Returned>,
     timer: Pin<Box<Sleep>>,
@@ -43,24 +38,30 @@ impl ActorFuture<RequestTracker> for Drive {
         task: &mut task::Context<'_>,
     ) -> Poll<()> {
         let this = &mut *self;
-        let now = actor.clock.now();
+        let now = actor.parts.clock.now();
 
-        let raw = mem::take(&mut *actor.raw.borrow_mut());
-        let from_inbox = this.receiver.poll_recv_many(task, &mut this.inputs, INPUTS_A_ROUND);
+        let from_inbox =
+            actor.estate.borrow_mut().receiver.poll_recv_many(task, &mut this.inputs, INPUTS_A_ROUND);
+        actor.estate.borrow_mut().taken.extend(this.inputs.drain(..));
         let first_setup = actor.backend.poll(now, task, &mut this.returned);
         if let Some(first_setup) = first_setup {
             actor.report_start(ctx, first_setup);
         }
-        let worked = from_inbox.is_ready() || !raw.is_empty() || !this.returned.is_empty();
+        if let Some(event) = actor.backend.changed() {
+            actor.decide(now, event);
+        }
+        let mut worked = from_inbox.is_ready() || !this.returned.is_empty();
 
         for (call, reply) in this.returned.drain(..) {
             actor.returned(now, call, reply);
         }
-        for input in raw.into_iter().chain(this.inputs.drain(..)) {
+        // One by one: if one of them is the death of this actor, the next one has the others.
+        while let Some(input) = actor.next_input() {
             actor.take_in(input, now);
+            worked = true;
         }
         actor.tell_when_quiet();
-        if actor.abandoned && actor.shutdown.is_none() && !ctx.connected() {
+        if actor.is_left_alone(ctx) {
             tracing::info!("the last handle is gone");
             actor.begin_shutdown(now, ABANDONED_GRACE, None);
         }
@@ -79,9 +80,8 @@ impl ActorFuture<RequestTracker> for Drive {
 }
 
 impl Drive {
-    pub(super) fn new(receiver: mpsc::UnboundedReceiver<Input>) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            receiver,
             inputs: Vec::with_capacity(INPUTS_A_ROUND),
             returned: Vec::new(),
             timer: Box::pin(sleep(Duration::ZERO)),

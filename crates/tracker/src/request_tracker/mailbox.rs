@@ -11,7 +11,7 @@ use crate::{
     Error, Forget, Forgotten, Halt, Lookup, Prune, PutResponse, Release, Settled, Status, StatusReport, Swap,
     SwapReport, Track, Tracked,
     inbox::{Input, Reply},
-    swap::{NewBackend, Step},
+    swap::NewBackend,
 };
 
 /// The answer to a message that came through the mailbox: given later, to the sender that actix hands over.
@@ -32,8 +32,8 @@ impl<T: 'static, M: Message<Result = T>> MessageResponse<RequestTracker, M> for 
 impl RequestTracker {
     /// Puts the input where the next round finds it: actix polls the actor's future right after its mailbox.
     fn later<T: 'static>(&self, input: impl FnOnce(Reply<T>) -> Input + 'static) -> Later<T> {
-        let raw = self.raw.clone();
-        Later(Box::new(move |reply| raw.borrow_mut().push(input(reply))))
+        let estate = self.estate.clone();
+        Later(Box::new(move |reply| estate.borrow_mut().taken.push_back(input(reply))))
     }
 }
 
@@ -83,8 +83,8 @@ impl Handler<Lookup> for RequestTracker {
 impl Handler<Forget> for RequestTracker {
     type Result = Later<Result<Forgotten, Error>>;
 
-    fn handle(&mut self, Forget { id, owner }: Forget, _: &mut Self::Context) -> Self::Result {
-        self.later(move |reply| Input::Forget { id, owner, reply })
+    fn handle(&mut self, Forget { id, owner, reason }: Forget, _: &mut Self::Context) -> Self::Result {
+        self.later(move |reply| Input::Forget { id, owner, reason, reply })
     }
 }
 
@@ -109,6 +109,6 @@ impl Handler<Swap> for RequestTracker {
 
     fn handle(&mut self, Swap { store, policy }: Swap, _: &mut Self::Context) -> Self::Result {
         let backend = NewBackend::store(store);
-        self.later(move |reply| Input::Swap(Step::Ask { backend, policy, reply }))
+        self.later(move |reply| Input::AskSwap { backend, policy, reply })
     }
 }

@@ -9,10 +9,10 @@ use idempotency_core::{Capabilities, RequestId};
 
 use super::{RequestTracker, answer};
 use crate::{
-    Error, SwapPolicy,
+    Error, SwapPolicy, SwapReport,
     backend::StartBackend,
     inbox::Reply,
-    swap::{self, Begun, Held, Step, Swap},
+    swap::{self, Begun, Held, NewBackend, Step, Swap},
 };
 
 /// A swap under way.
@@ -23,24 +23,31 @@ pub(super) struct Swapping {
 }
 
 impl RequestTracker {
+    pub(super) fn ask_swap(
+        &self,
+        backend: NewBackend,
+        policy: SwapPolicy,
+        reply: Reply<Result<SwapReport, Error>>,
+    ) {
+        let capabilities = backend.capabilities;
+        let (old, runtime) = (self.backend.store(), self.parts.runtime.clone());
+        let swap = Swap {
+            inbox: self.inbox.clone(),
+            actor: self.number,
+            start: backend.start(&policy, old, runtime, self.parts.config.store_limit),
+            capabilities,
+            policy,
+            secret_check: self.parts.secret_check,
+            clock: self.parts.clock.clone(),
+            store_limit: self.parts.config.store_limit,
+            longest_pause: self.parts.defaults.lease / 3,
+        };
+        // Beside the actor: it goes on meanwhile, also if nobody waits for the report any more.
+        actix::spawn(async move { answer(reply, swap.run().await) });
+    }
+
     pub(super) fn swap(&mut self, step: Step) {
         match step {
-            Step::Ask { backend, policy, reply } => {
-                let capabilities = backend.capabilities;
-                let (old, runtime) = (self.backend.store(), self.runtime.clone());
-                let swap = Swap {
-                    inbox: self.inbox.clone(),
-                    start: backend.start(&policy, old, runtime, self.store_limit),
-                    capabilities,
-                    policy,
-                    secret_check: self.secret_check,
-                    clock: self.clock.clone(),
-                    store_limit: self.store_limit,
-                    longest_pause: self.defaults.lease / 3,
-                };
-                // Beside the actor: it goes on meanwhile, also if nobody waits for the report any more.
-                actix::spawn(async move { answer(reply, swap.run().await) });
-            }
             Step::Begin { start, capabilities, policy, reply } => {
                 let begun = self.begin_swap(&start, capabilities, &policy);
                 if let Some(reply) = reply
@@ -68,6 +75,7 @@ impl RequestTracker {
                 self.tell_when_quiet();
             }
             Step::Flip { start, new, capabilities, reply } => {
+                self.estate.borrow_mut().backend = start.clone();
                 answer(reply, self.backend.flip(start, new, capabilities));
                 self.swapping = None;
             }

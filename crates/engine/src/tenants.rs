@@ -1,0 +1,114 @@
+use std::collections::{BTreeMap, VecDeque};
+
+use idempotency_core::Tenant;
+
+use crate::moment::Moment;
+
+/// In how many parts a retention is counted: what is stored counts for that much longer at most.
+const PARTS: u32 = 16;
+
+/// What each tenant has here: claims, and bytes that this node has stored for him.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Tenants(BTreeMap<Tenant, Share>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Share {
+    in_flight: usize,
+    /// Bytes, and when the last of them has expired; in the order of these moments.
+    stored: VecDeque<(Moment, u64)>,
+    total: u64,
+}
+
+impl Share {
+    fn expire(&mut self, now: Moment) {
+        let expired = self.stored.partition_point(|(expired, _)| *expired <= now);
+        self.total -= self.stored.drain(..expired).map(|(_, bytes)| bytes).sum::<u64>();
+    }
+}
+
+impl Tenants {
+    pub(crate) fn in_flight(&self, tenant: Tenant) -> usize {
+        self.0.get(&tenant).map_or(0, |share| share.in_flight)
+    }
+
+    /// Bytes that have not expired, or did so lately.
+    pub(crate) fn stored(&self, tenant: Tenant, now: Moment) -> u64 {
+        let Some(share) = self.0.get(&tenant) else { return 0 };
+        let expired = share.stored.iter().take_while(|(expired, _)| *expired <= now);
+        share.total - expired.map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
+    /// A lane counted for the one, and counts for the other from now on.
+    pub(crate) fn replace(&mut self, before: (Option<Tenant>, usize), after: (Option<Tenant>, usize)) {
+        if before == after {
+            return;
+        }
+        if let Some(share) = before.0.and_then(|tenant| self.0.get_mut(&tenant)) {
+            share.in_flight -= before.1;
+        }
+        if let (Some(tenant), true) = (after.0, after.1 > 0) {
+            self.0.entry(tenant).or_default().in_flight += after.1;
+        }
+    }
+
+    /// Something was stored for this tenant, which is kept for so long.
+    pub(crate) fn store(&mut self, tenant: Tenant, bytes: u64, now: Moment, retention: std::time::Duration) {
+        let share = self.0.entry(tenant).or_default();
+        share.expire(now);
+        share.total += bytes;
+        let expires = now.after(retention);
+        match share.stored.back_mut().filter(|(last, _)| *last >= expires) {
+            Some((_, counted)) => *counted += bytes,
+            None => share.stored.push_back((expires.after(retention / PARTS), bytes)),
+        }
+    }
+
+    /// Forgets those who have nothing any more.
+    pub(crate) fn tidy(&mut self, now: Moment) {
+        self.0.retain(|_, share| {
+            share.expire(now);
+            share.in_flight > 0 || share.total > 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+
+    #[test]
+    fn bytes_count_until_they_expire_and_a_sixteenth_longer_at_most() {
+        let (mut tenants, alice) = (Tenants::default(), Tenant::from_bytes([1; 16]));
+        let start = Moment::from(OffsetDateTime::UNIX_EPOCH);
+        for minute in 0..60 {
+            tenants.store(alice, 100, start.after(HOUR * minute / 60), HOUR);
+        }
+        let at = |time| tenants.stored(alice, start.after(time));
+        assert_eq!(at(HOUR * 59 / 60), 6_000);
+        assert_eq!(at(HOUR), 6_000, "not a moment too early, for they are there");
+        let (half, all) = (at(HOUR * 3 / 2), at(HOUR * 2));
+        assert!((3_000..=3_500).contains(&half) && all <= 500, "{half}, then {all}");
+        assert_eq!(at(HOUR * 33 / 16), 0);
+        let parts = tenants.0[&alice].stored.len();
+        assert!(parts <= PARTS as usize + 1, "an hour is {parts} parts");
+        tenants.tidy(start.after(HOUR * 3));
+        assert_eq!(tenants, Tenants::default());
+    }
+
+    #[test]
+    fn claims_move_with_their_lane() {
+        let (mut tenants, alice, bob) =
+            (Tenants::default(), Tenant::from_bytes([1; 16]), Tenant::from_bytes([2; 16]));
+        tenants.replace((None, 0), (Some(alice), 2));
+        tenants.replace((Some(alice), 2), (Some(bob), 1));
+        assert_eq!((tenants.in_flight(alice), tenants.in_flight(bob)), (0, 1));
+        tenants.replace((Some(bob), 1), (None, 0));
+        assert_eq!(tenants.in_flight(bob), 0);
+    }
+}
