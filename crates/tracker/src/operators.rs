@@ -5,7 +5,7 @@ use std::time::Duration;
 use idempotency_core::{Cursor, Owner, Record, RequestId, State};
 use time::OffsetDateTime;
 
-use crate::{Error, Resolution, Settled, Track, Tracked, TrackerHandle, inbox::Input};
+use crate::{Error, OnOrphan, Resolution, Settled, Track, Tracked, TrackerHandle, inbox::Input};
 
 /// Which records [`TrackerHandle::scan`] shows.
 ///
@@ -170,7 +170,9 @@ impl TrackerHandle {
             return Ok(Resolved::Refused);
         }
         tracing::info!(%id, reason, "an operator resolves a record");
-        let mut track = Track::new(id, record.fingerprint).meta(record.meta.clone());
+        // Whatever the policy is, it is the operator who says what became of it.
+        let mut track =
+            Track::new(id, record.fingerprint).meta(record.meta.clone()).on_orphan(OnOrphan::Halt);
         track.takes_over = Some(owner);
         let Tracked::Init(permit) = self.track(track).await? else { return Ok(Resolved::Refused) };
         match resolution.settle(permit).await? {

@@ -64,7 +64,7 @@ pub struct RequestTracker {
     number: u64,
     /// Calls that were answered for good in this round.
     answered: Vec<(RequestId, Owner)>,
-    /// Told at its orderly end; dropped without a word at any other.
+    /// Told of its orderly end; dropped without a word at any other.
     stopped: Option<oneshot::Sender<()>>,
 }
 
@@ -401,8 +401,16 @@ impl RequestTracker {
             for reply in shutdown.into_iter().flat_map(|shutdown| shutdown.waiting) {
                 let _ = reply.send(Ok(ShutdownReport { unsettled }));
             }
-            ctx.stop();
+            this.end(ctx);
         }));
+    }
+
+    /// In order. (actix calls `stopped` also where the actor dies of a panic.)
+    fn end(&mut self, ctx: &mut Context<Self>) {
+        if let Some(stopped) = self.stopped.take() {
+            let _ = stopped.send(());
+        }
+        ctx.stop();
     }
 
     fn status(&self) -> StatusReport {
@@ -433,13 +441,6 @@ impl Actor for RequestTracker {
         // Admission is ours, in the handle; a full mailbox would only park senders.
         ctx.set_mailbox_capacity(1 << 20);
         ctx.spawn(Drive::new());
-    }
-
-    /// Not called where it dies of a panic.
-    fn stopped(&mut self, _: &mut Self::Context) {
-        if let Some(stopped) = self.stopped.take() {
-            let _ = stopped.send(());
-        }
     }
 }
 
@@ -485,7 +486,7 @@ impl RequestTracker {
             FirstSetup::Failed(error) => {
                 tracing::error!(%error, "the tracker does not start");
                 let _ = started.send(Err(Error::setup(error)));
-                ctx.stop();
+                self.end(ctx);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A store that misbehaves on demand, and a tracker on virtual time.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     future::{Future, pending},
     pin::pin,
@@ -15,11 +15,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use idempotency_core::*;
 use idempotency_store_memory::MemoryStore;
-use idempotency_tracker::{Builder, Placement, Tracked, Tracker, TrackerHandle};
+use idempotency_tracker::{Builder, Error, Placement, Tracked, Tracker, TrackerHandle};
 use time::OffsetDateTime;
-use tokio::task::LocalSet;
+use tokio::{sync::broadcast, task::LocalSet};
 
 /// What a call does instead of what it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub(crate) enum Fault {
 
 type Plan = Box<dyn FnMut(&StoreCommand) -> Option<Fault> + Send>;
 
+type Pushes = (broadcast::Sender<RequestId>, Arc<Mutex<HashSet<RequestId>>>);
+
 /// A memory store whose calls go wrong by a plan. It is not `immediate`, so its calls run as those of a remote store.
 #[derive(Clone)]
 pub(crate) struct FaultyStore {
@@ -50,6 +56,8 @@ pub(crate) struct FaultyStore {
     plan: Arc<Mutex<Plan>>,
     calls: Arc<Mutex<HashMap<&'static str, usize>>>,
     immediate: bool,
+    /// Where it tells of what was settled, and of which ids it is asked to.
+    push: Option<Pushes>,
     closed: Arc<AtomicUsize>,
 }
 
@@ -60,6 +68,7 @@ impl FaultyStore {
             plan: Arc::new(Mutex::new(Box::new(|_| None))),
             calls: Arc::default(),
             immediate: false,
+            push: None,
             closed: Arc::default(),
         }
     }
@@ -67,6 +76,12 @@ impl FaultyStore {
     /// Its calls run on the tracker's own thread, and travel in batches.
     pub(crate) fn immediate(mut self, immediate: bool) -> Self {
         self.immediate = immediate;
+        self
+    }
+
+    /// It tells whoever watches an id that it was settled.
+    pub(crate) fn pushing(mut self) -> Self {
+        self.push = Some((broadcast::channel(1024).0, Arc::default()));
         self
     }
 
@@ -142,7 +157,14 @@ impl Store for FaultyStore {
         self.run(StoreCommand::Insert(claim.clone()), self.inner.insert(claim, now)).await
     }
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
-        self.run(StoreCommand::Update(update.clone()), self.inner.update(update, now)).await
+        let updated = self.run(StoreCommand::Update(update.clone()), self.inner.update(update, now)).await;
+        if let Some((sender, wanted)) = &self.push
+            && !matches!(update.change, Change::Renew { .. })
+            && wanted.lock().unwrap().remove(&update.id)
+        {
+            let _ = sender.send(update.id);
+        }
+        updated
     }
     async fn prune(&self, now: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {
         self.run(StoreCommand::Prune { limit }, self.inner.prune(now, limit)).await
@@ -163,9 +185,22 @@ impl Store for FaultyStore {
     async fn retire(&self, to: &str) -> Result<(), StoreError> {
         self.run(StoreCommand::Retire { to: to.to_owned() }, self.inner.retire(to)).await
     }
+    async fn watch(&self, id: &RequestId, now: OffsetDateTime) -> Result<Option<Record>, StoreError> {
+        self.run(StoreCommand::Watch(*id), async {
+            let (_, wanted) = self.push.as_ref().expect("only asked of a store that pushes");
+            wanted.lock().unwrap().insert(*id);
+            self.inner.lookup(id, now).await
+        })
+        .await
+    }
+    fn settled(&self) -> Option<BoxStream<'static, RequestId>> {
+        let receiver = self.push.as_ref()?.0.subscribe();
+        Some(stream::unfold(receiver, async |mut hints| Some((hints.recv().await.ok()?, hints))).boxed())
+    }
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.immediate = self.immediate;
+        capabilities.push = self.push.is_some();
         capabilities.scan = true;
         capabilities.restore = true;
         capabilities
@@ -220,7 +255,11 @@ pub(crate) async fn init(tracker: &TrackerHandle, id: RequestId) -> idempotency_
 
 /// What a retry hears, in a word.
 pub(crate) async fn outcome(tracker: &TrackerHandle, id: RequestId) -> String {
-    match tracker.track((id, payload())).await {
+    word_of(tracker.track((id, payload())).await)
+}
+
+pub(crate) fn word_of(tracked: Result<Tracked, Error>) -> String {
+    match tracked {
         Ok(Tracked::Halted { reason, .. }) => format!("halted {reason}"),
         Ok(Tracked::Cached { response, .. }) => format!("cached {:?}", response.bytes().unwrap()),
         Ok(tracked) => tracked.outcome().to_owned(),
