@@ -51,12 +51,13 @@
 pub use idempotency_core::{
     Body, Clock, Digest, Durability, Fingerprint, HaltReason, IdempotencyKey, InvalidIdempotencyKey,
     ManualClock, Meta, MetaTooLarge, Owner, Record, RequestId, Scheme, Scope, Secret, State, StoredResponse,
-    Survives, SystemClock, TokioClock,
+    Survives, SystemClock, Tenant, TokioClock,
 };
 pub use idempotency_tracker::{
-    Builder, Error, ErrorKind, Forget, Forgotten, Halt, Lease, Lookup, OnOrphan, Once, Outcome, Permit,
-    Placement, Prune, PutResponse, ReadThrough, Release, RequestTracker, Settled, Settling, ShutdownReport,
-    Status, StatusReport, Swap, SwapPolicy, SwapReport, Track, Tracked, Tracker, TrackerHandle,
+    Builder, Error, ErrorKind, Filter, Forget, Forgotten, Halt, Happened, Lease, Lookup, OnConcurrent,
+    OnOrphan, Once, Orphan, Outcome, Permit, Placement, Prune, PutResponse, ReadThrough, RecordState,
+    Records, Release, RequestTracker, Resolution, Resolved, Resolver, Settled, Settling, ShutdownReport,
+    Status, StatusReport, Swap, SwapPolicy, SwapReport, TenantLimits, Track, Tracked, Tracker, TrackerHandle,
     TrackerMessage, Tracking,
 };
 

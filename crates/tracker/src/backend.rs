@@ -1,5 +1,7 @@
 //! The tracker's side of its backend: sends it what the engine wants called, in batches, and replaces it when it dies.
 
+mod supervision;
+
 use std::{
     collections::{HashSet, VecDeque},
     fmt,
@@ -7,7 +9,7 @@ use std::{
     mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,20 +19,11 @@ use idempotency_core::{
     Capabilities, RequestId, SecretCheck, Setup, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply,
 };
 use idempotency_engine::{Call, Event};
-use rand::{RngExt, rngs::StdRng};
+use rand::rngs::StdRng;
 use time::OffsetDateTime;
-use tokio::{
-    runtime,
-    task::AbortHandle,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{
-    StoreBatch,
-    gate::MAX_BATCH,
-    inbox::{Inbox, Input},
-    store_actor::StoreReplies,
-};
+use crate::{StoreBatch, gate::MAX_BATCH, hints::Hints, meters::Meters, store_actor::StoreReplies};
 
 /// Starts a backend actor on the same store as the one before.
 pub(crate) type StartBackend = Arc<dyn Start>;
@@ -50,17 +43,6 @@ pub(crate) type Returned = (Call, Result<StoreReply, StoreError>);
 /// How long a prune rests before each step, so that the tracker's thread is not busy without a break: what was measured
 /// without stands in ARCHITECTURE.md. Real time, whatever the tracker's clock says.
 const REST: Duration = Duration::from_millis(1);
-
-/// After this time a failure says nothing of the next one.
-const LONG_AGO: Duration = Duration::from_secs(10);
-
-/// So many calls in a row that the store did not answer, and no more are sent to it for a while.
-const SILENCES: u32 = 5;
-
-/// How long a backend is left alone that failed for the second time in a row; then doubling, up to the longest: whatever it was
-/// that kept it away, it is used again a second after it is back.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(20);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
 pub(crate) struct Backend {
     start: StartBackend,
@@ -273,6 +255,7 @@ impl Backend {
             if let Some(noted) = &mut self.noted {
                 noted.extend(commands.iter().filter_map(StoreCommand::id));
             }
+            let names = commands.iter().map(StoreCommand::name).collect();
             let request = recipient.send(StoreBatch { commands, now });
             // The actor bounds its calls; this bound is for a store that blocks its thread, and for an actor that
             // does not answer. One that answers at once has no time to run out of.
@@ -280,7 +263,7 @@ impl Backend {
                 true => Box::pin(request),
                 false => Box::pin(request.timeout(self.store_limit * 3)),
             };
-            self.under_way.push(UnderWay { calls, request });
+            self.under_way.push(UnderWay { sent: Sent { calls, names, at: Instant::now() }, request });
         }
         true
     }
@@ -290,6 +273,7 @@ impl Backend {
         &mut self,
         now: OffsetDateTime,
         cx: &mut Context<'_>,
+        meters: &Meters,
         returned: &mut Vec<Returned>,
     ) -> Option<FirstSetup> {
         if let Some((rest, _)) = &mut self.resting
@@ -298,8 +282,11 @@ impl Backend {
         {
             self.calls.push_back((Call::Prune, command, Instant::now()));
         }
-        while let Poll::Ready(Some((calls, replies))) = self.under_way.poll_next_unpin(cx) {
-            self.take_in(calls, replies, now, returned);
+        while let Poll::Ready(Some((sent, replies))) = self.under_way.poll_next_unpin(cx) {
+            for name in sent.names {
+                meters.call(name, sent.at.elapsed());
+            }
+            self.take_in(sent.calls, replies, now, returned);
         }
         self.poll_state(now, cx, returned)
     }
@@ -351,206 +338,32 @@ impl Backend {
             }
         }
     }
-
-    fn poll_state(
-        &mut self,
-        now: OffsetDateTime,
-        cx: &mut Context<'_>,
-        returned: &mut Vec<Returned>,
-    ) -> Option<FirstSetup> {
-        loop {
-            match &mut self.state {
-                State::Closed => return None,
-                State::Up(recipient) => {
-                    if !recipient.connected() {
-                        self.failed("it died", now);
-                        continue;
-                    }
-                    return None;
-                }
-                State::Down(until) => match until.as_mut().poll(cx) {
-                    Poll::Pending => {
-                        self.give_up_old_calls(returned);
-                        return None;
-                    }
-                    Poll::Ready(()) => {
-                        self.restarts += 1;
-                        self.set_up(now);
-                    }
-                },
-                State::SettingUp(_, request) => {
-                    let Poll::Ready(answer) = request.as_mut().poll(cx) else {
-                        self.give_up_old_calls(returned);
-                        return None;
-                    };
-                    let answer = setup_answer(answer);
-                    match answer {
-                        Ok(()) => {
-                            self.is_set_up();
-                            if mem::take(&mut self.is_first) {
-                                return Some(FirstSetup::Succeeded);
-                            }
-                        }
-                        Err(error) if self.is_first => {
-                            self.state = State::Closed;
-                            return Some(FirstSetup::Failed(error));
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "the store could not be set up again");
-                            self.failed("it could not be set up again", now);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn set_up(&mut self, now: OffsetDateTime) {
-        let recipient = self.start.start();
-        let setup = StoreCommand::Setup(Setup::new(self.secret_check, now));
-        let request = recipient.send(StoreBatch { commands: vec![setup], now });
-        let request = Box::pin(request.timeout(self.store_limit * 2));
-        self.state = State::SettingUp(recipient, request);
-    }
-
-    fn is_set_up(&mut self) {
-        if let State::SettingUp(recipient, _) = mem::replace(&mut self.state, State::Closed) {
-            if self.restarts > 0 {
-                tracing::info!(restarts = self.restarts, "the backend is back");
-            }
-            self.state = State::Up(recipient);
-            self.close_breaker();
-            self.hints.listen_once_to(&*self.start.store());
-        }
-    }
-
-    /// A call was answered, or not.
-    fn heard(&mut self, reply: &Result<StoreReply, StoreError>, now: OffsetDateTime) {
-        match reply.as_ref().map_err(StoreError::kind) {
-            Err(StoreErrorKind::Unavailable | StoreErrorKind::TimedOut) => self.silences += 1,
-            Err(_) => self.silences = 0,
-            Ok(_) => (self.silences, self.failures) = (0, 0),
-        }
-        if self.silences >= SILENCES && matches!(self.state, State::Up(_)) && !self.held {
-            // What opens it once is no accident.
-            self.failures = self.failures.max(1);
-            self.failed("it does not answer", now);
-        }
-    }
-
-    fn close_breaker(&mut self) {
-        self.silences = 0;
-        if mem::take(&mut self.is_open) {
-            self.change = Some(Event::Up);
-        }
-    }
-
-    /// The first replacement comes at once: one panic is an accident. Then it takes a while, and nobody waits for it.
-    fn failed(&mut self, reason: &'static str, now: OffsetDateTime) {
-        let last = self.failed_at.replace(Instant::now());
-        if last.is_none_or(|last| last.elapsed() > LONG_AGO) {
-            self.failures = self.failures.min(1);
-        }
-        let back_off = match self.failures {
-            0 => Duration::ZERO,
-            failures => {
-                let most = FIRST_BACK_OFF.saturating_mul(1 << failures.min(10)).min(LONGEST_BACK_OFF);
-                // Nodes that have lost the same store must not come back to it together.
-                most.mul_f64(self.random.random_range(0.5..1.0))
-            }
-        };
-        self.failures += 1;
-        self.last_failure = Some(reason);
-        if !back_off.is_zero() {
-            self.is_open = true;
-            self.change = Some(Event::Down { until: now + back_off });
-        }
-        tracing::warn!(reason, ?back_off, "the backend failed and is replaced");
-        self.state = State::Down(Box::pin(sleep_until(Instant::now() + back_off)));
-    }
-
-    /// What has waited for longer than a call may take, or at all if the breaker is open, was certainly not sent.
-    fn give_up_old_calls(&mut self, returned: &mut Vec<Returned>) {
-        let old = |since: &Instant| self.is_open || since.elapsed() >= self.store_limit;
-        while self.calls.front().is_some_and(|(.., since)| old(since)) {
-            let Some((call, ..)) = self.calls.pop_front() else { return };
-            let error =
-                StoreError::new(StoreErrorKind::Unavailable, "the backend is being restarted").not_applied();
-            returned.push((call, Err(error)));
-        }
-    }
-}
-
-fn setup_answer(replies: Result<StoreReplies, MailboxError>) -> Result<(), StoreError> {
-    match replies.map(|mut replies| replies.pop()) {
-        Ok(Some(Ok(_))) => Ok(()),
-        Ok(Some(Err(error))) => Err(error),
-        Ok(None) => Err(StoreError::new(StoreErrorKind::Other, "the backend did not answer `setup`")),
-        Err(MailboxError::Timeout) => {
-            Err(StoreError::new(StoreErrorKind::TimedOut, "setup did not end in time"))
-        }
-        Err(MailboxError::Closed) => {
-            Err(StoreError::new(StoreErrorKind::Panicked, "the backend died in `setup`"))
-        }
-    }
 }
 
 /// A batch on its way.
 struct UnderWay {
-    calls: Vec<Call>,
+    sent: Sent,
     request: Pin<Box<RecipientRequest<StoreBatch>>>,
 }
 
+/// What was sent together.
+struct Sent {
+    calls: Vec<Call>,
+    names: Vec<&'static str>,
+    at: Instant,
+}
+
 impl Future for UnderWay {
-    type Output = (Vec<Call>, Result<StoreReplies, MailboxError>);
+    type Output = (Sent, Result<StoreReplies, MailboxError>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.request.as_mut().poll(cx).map(|replies| (mem::take(&mut self.calls), replies))
-    }
-}
-
-/// Brings the hints of a store that pushes to the tracker. One subscription for a node.
-pub(crate) struct Hints {
-    inbox: Inbox,
-    runtime: runtime::Handle,
-    task: Option<AbortHandle>,
-}
-
-impl Hints {
-    pub(crate) fn new(inbox: Inbox, runtime: runtime::Handle) -> Self {
-        Self { inbox, runtime, task: None }
-    }
-
-    fn listen_once_to(&mut self, store: &dyn Store) {
-        if self.task.is_none() {
-            self.listen_to(store);
-        }
-    }
-
-    /// To this store from now on.
-    fn listen_to(&mut self, store: &dyn Store) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-        if store.capabilities().push
-            && let Some(mut settled) = store.settled()
-        {
-            let inbox = self.inbox.clone();
-            let bring = async move {
-                while let Some(id) = settled.next().await {
-                    inbox.push(Input::Hinted { id });
-                }
-            };
-            self.task = Some(self.runtime.spawn(bring).abort_handle());
-        }
-    }
-}
-
-impl Drop for Hints {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        let replies = ready!(self.request.as_mut().poll(cx));
+        let sent = Sent {
+            calls: mem::take(&mut self.sent.calls),
+            names: mem::take(&mut self.sent.names),
+            ..self.sent
+        };
+        Poll::Ready((sent, replies))
     }
 }
 

@@ -79,6 +79,16 @@ impl Error {
         &self.kind
     }
 
+    /// One word for metrics labels.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self.kind {
+            ErrorKind::Overloaded => "overloaded",
+            ErrorKind::ShuttingDown => "shutting_down",
+            ErrorKind::Unavailable { .. } | ErrorKind::Setup | ErrorKind::NotSwapped(_) => "unavailable",
+            ErrorKind::Invalid(_) => "invalid",
+        }
+    }
+
     /// Whether the same call may succeed later, here or on another node.
     pub fn is_retryable(&self) -> bool {
         match &self.kind {

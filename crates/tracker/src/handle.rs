@@ -19,6 +19,7 @@ use crate::{
     ask::TrackerMessage,
     host::Host,
     inbox::{Inbox, Input, Reply},
+    meters,
     swap::NewBackend,
 };
 
@@ -73,7 +74,10 @@ impl TrackerHandle {
         let span = tracing::debug_span!("track", id = %track.id);
         let inbox = self.0.inbox.clone();
         let state = match inbox.admit() {
-            Err(refused) => TrackingState::Refused(refused),
+            Err(refused) => {
+                meters::refused_at_the_door();
+                TrackingState::Refused(refused)
+            }
             Ok(slot) => {
                 let (reply, answer) = oneshot::channel();
                 let (id, caller) = (track.id, inbox.next_caller());

@@ -55,6 +55,8 @@ mod request_tracker;
 mod actor_store;
 mod backend;
 mod gate;
+mod hints;
+mod meters;
 mod read_through;
 mod store_actor;
 mod swap;

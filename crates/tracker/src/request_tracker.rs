@@ -1,3 +1,4 @@
+mod answering;
 mod drive;
 mod mailbox;
 mod swapping;
@@ -11,21 +12,23 @@ use std::{
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context};
 use idempotency_core::{
-    Change, Claim, Clock, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreError,
-    StoreReply, Tenant,
+    Change, Clock, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreError, StoreReply,
+    Tenant,
 };
-use idempotency_engine::{self as engine, Answer, Call, Caller, Command, Engine, Event, Granted, Happened};
+use idempotency_engine::{self as engine, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use time::OffsetDateTime;
 use tokio::{runtime, sync::oneshot};
 
 use self::{drive::Drive, swapping::Swapping};
 use crate::{
-    Error, Forgotten, Lease, Permit, Resolver, Settled, ShutdownReport, StatusReport, Tracked,
-    backend::{Backend, FirstSetup, Hints},
+    Error, Forgotten, Resolver, Settled, ShutdownReport, StatusReport, Tracked,
+    backend::{Backend, FirstSetup},
     builder::OnHappened,
-    estate::{Live, SharedEstate, Shutdown},
+    estate::{SharedEstate, Shutdown},
+    hints::Hints,
     inbox::{Inbox, Input, Reply, Slot},
+    meters::Meters,
     track::Defaults,
 };
 
@@ -59,6 +62,7 @@ pub struct RequestTracker {
     /// What the next actor goes on with, should this one die.
     estate: SharedEstate,
     parts: Parts,
+    meters: Meters,
     swapping: Option<Swapping>,
     /// How many there were before it.
     number: u64,
@@ -132,6 +136,7 @@ impl RequestTracker {
             inbox,
             estate,
             parts,
+            meters: Meters::new(),
             swapping: None,
             number,
             answered: Vec::new(),
@@ -141,6 +146,7 @@ impl RequestTracker {
             tracker.decide(now, event);
         }
         tracker.go_on_shutting_down(now);
+        tracker.meters.replaced(number);
         tracker
     }
 
@@ -158,7 +164,10 @@ impl RequestTracker {
                         self.callers.insert(caller, Waiting::Track { track: tracking, reply });
                         self.decide(now, Event::Track { caller, track });
                     }
-                    Err(invalid) => answer(reply, Err(invalid)),
+                    Err(invalid) => {
+                        self.meters.request(invalid.outcome());
+                        answer(reply, Err(invalid));
+                    }
                 }
             }
             Input::Gone { id, caller } => {
@@ -278,6 +287,7 @@ impl RequestTracker {
                 }
                 Command::Lost { id, owner } => {
                     tracing::warn!(%id, "the lease of a claim was lost while its caller works");
+                    self.meters.leases_lost.increment(1);
                     if let Some(live) = self.estate.borrow().live.get(&owner) {
                         live.lease.lose();
                     }
@@ -298,90 +308,6 @@ impl RequestTracker {
         estate.restarts = self.backend.restarts();
         drop(estate);
         self.backend.send(now)
-    }
-
-    fn answer(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime, caller: Caller, answered: Answer) {
-        let Some(waiting) = self.callers.remove(&caller) else { return };
-        match (waiting, answered) {
-            (Waiting::Track { track, reply }, Answer::Tracked(tracked)) => {
-                let tracked = tracked.map(|tracked| self.tracked(now, &track, tracked)).map_err(Error::from);
-                match &tracked {
-                    Ok(tracked) => tracing::debug!(id = %track.id, outcome = tracked.outcome(), "tracked"),
-                    Err(error) => tracing::debug!(id = %track.id, %error, "not tracked"),
-                }
-                answer(reply, tracked);
-            }
-            (Waiting::Settle(reply), Answer::Settled(settled)) => answer(reply, Ok(settled)),
-            (Waiting::Lookup(reply), Answer::Found(found)) => answer(reply, found.map_err(Error::from)),
-            (Waiting::Scan(reply), Answer::Page(page)) => answer(reply, page.map_err(Error::from)),
-            (Waiting::Forget(reply), Answer::Forgotten(forgotten)) => {
-                answer(reply, forgotten.map_err(Error::from));
-            }
-            (Waiting::Prune(reply), Answer::Pruned(deleted)) => answer(reply, deleted.map_err(Error::from)),
-            (Waiting::Shutdown, Answer::Drained(unsettled)) => self.close(ctx, now, unsettled),
-            // The engine answers what it was asked.
-            _ => {}
-        }
-    }
-
-    fn tracked(&mut self, now: OffsetDateTime, track: &Tracking, tracked: engine::Tracked) -> Tracked {
-        match tracked {
-            engine::Tracked::Init(granted) => {
-                let permit = self.permit(now, granted, track.tenant);
-                // With a slot it came through the handle, whose future will say that it was delivered.
-                Tracked::Init(if track.slot.is_some() { permit.undelivered() } else { permit })
-            }
-            engine::Tracked::Processing { since, retry_after } => Tracked::Processing { since, retry_after },
-            engine::Tracked::Cached { response, expires_at, meta } => {
-                Tracked::Cached { response, expires_at, meta }
-            }
-            engine::Tracked::Halted { reason, expires_at } => Tracked::Halted { reason, expires_at },
-            engine::Tracked::Mismatch { expires_at } => Tracked::Mismatch { expires_at },
-        }
-    }
-
-    fn permit(&mut self, now: OffsetDateTime, granted: Granted, tenant: Option<Tenant>) -> Permit {
-        let lease = Lease::new(self.parts.clock.clone(), granted.held_until);
-        let Claim { id, owner, retention, takes_over, .. } = granted.claim;
-        let permit =
-            Permit::new(id, owner, retention, takes_over.is_some(), lease.clone(), self.inbox.clone());
-        self.estate.borrow_mut().live.insert(owner, Live::new(lease, granted, now, tenant));
-        permit
-    }
-
-    /// Somebody who may know is asked, under a permit that nobody else holds.
-    fn resolve(&mut self, now: OffsetDateTime, caller: Caller, granted: Granted) {
-        let meta = granted.claim.meta.clone();
-        let (resolver, tenant) = match self.callers.get(&caller) {
-            Some(Waiting::Track { track, .. }) => (track.resolver.clone(), track.tenant),
-            _ => (None, None),
-        };
-        let permit = self.permit(now, granted, tenant);
-        match resolver {
-            Some(resolver) => {
-                drop(self.parts.runtime.spawn(resolver.run(permit, meta, self.parts.config.resolve_limit)));
-            }
-            // Who asked is gone: whoever comes next asks.
-            None => drop(permit),
-        }
-    }
-
-    fn happened(&self, id: RequestId, what: Happened) {
-        match what {
-            Happened::Orphaned(reason) => tracing::debug!(%id, %reason, "an orphan was found"),
-            Happened::Superseded | Happened::Gone => {
-                tracing::error!(%id, ?what, "the work was done, and its result is not stored");
-            }
-            Happened::Deferred => tracing::warn!(%id, "a result is stored later: the store does not take it"),
-            Happened::NotKept => {
-                tracing::warn!(%id, "there is no room for a response: only the fact is kept")
-            }
-            Happened::Unstored => {
-                tracing::error!(%id, "the tracker ends, and the response of this request is not stored");
-            }
-            _ => tracing::debug!(%id, ?what, "a claim whose reply was lost stands"),
-        }
-        self.parts.on_happened.tell(id, what);
     }
 
     /// All is settled that can be: closes the store, then tells those who wait, then stops.
@@ -411,6 +337,11 @@ impl RequestTracker {
             let _ = stopped.send(());
         }
         ctx.stop();
+    }
+
+    fn measure(&self) {
+        self.meters.load(self.engine.load(), self.inbox.queued());
+        self.meters.backend(self.backend.is_up(), self.backend.is_open(), self.backend.restarts());
     }
 
     fn status(&self) -> StatusReport {
@@ -468,6 +399,9 @@ impl RequestTracker {
             && let Some(claim) = self.estate.borrow().sent.get(&id)
         {
             self.answered.push((id, claim.owner));
+        }
+        if let Ok(StoreReply::Pruned(pruned)) = &reply {
+            self.meters.pruned.increment(pruned.deleted as u64);
         }
         self.decide(now, Event::Replied { call, reply });
     }

@@ -8,6 +8,7 @@ mod backend;
 mod dying_callers;
 mod lease;
 mod lifecycle;
+mod metrics;
 mod once;
 mod permit;
 mod placement;

@@ -276,10 +276,19 @@ fn i11_panics_of_backends_and_of_the_actor_and_swaps_under_load_lose_nothing_and
         let (mut longest, mut panicked) = (Duration::ZERO, 0);
         for round in 0..backend_panics {
             if round * swaps / backend_panics != (round + 1) * swaps / backend_panics {
-                let new = FaultyStore::new();
-                match tracker.swap(new.clone(), SwapPolicy::copy("the next store")).await {
-                    Ok(_) => store = new,
-                    Err(error) => panic!("{error:?}: {:?}", std::error::Error::source(&error)),
+                // It does not happen while the backend that has just panicked is replaced.
+                for attempt in 0.. {
+                    let new = FaultyStore::new();
+                    match tracker.swap(new.clone(), SwapPolicy::copy("the next store")).await {
+                        Ok(_) => {
+                            store = new;
+                            break;
+                        }
+                        Err(error) => {
+                            assert!(attempt < 20, "{error:?}: {:?}", std::error::Error::source(&error));
+                            sleep(Duration::from_millis(5)).await;
+                        }
+                    }
                 }
             }
             let since = Instant::now();

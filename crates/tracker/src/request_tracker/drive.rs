@@ -43,7 +43,7 @@ impl ActorFuture<RequestTracker> for Drive {
         let from_inbox =
             actor.estate.borrow_mut().receiver.poll_recv_many(task, &mut this.inputs, INPUTS_A_ROUND);
         actor.estate.borrow_mut().taken.extend(this.inputs.drain(..));
-        let first_setup = actor.backend.poll(now, task, &mut this.returned);
+        let first_setup = actor.backend.poll(now, task, &actor.meters, &mut this.returned);
         if let Some(first_setup) = first_setup {
             actor.report_start(ctx, first_setup);
         }
@@ -70,6 +70,7 @@ impl ActorFuture<RequestTracker> for Drive {
             actor.decide(now, Event::Deadline { entropy });
         }
         let sent = actor.carry_out(ctx, now);
+        actor.measure();
 
         if this.arm(actor, now, task) || sent || worked {
             // Not in a loop: the backend's actor and the timers live on this thread too.
