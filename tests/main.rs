@@ -16,3 +16,4 @@ mod over_http;
 mod payments;
 mod readme;
 mod swap;
+mod under_fire;
