@@ -184,3 +184,21 @@ fn rust_files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let below = folders.iter().flat_map(|folder| rust_files(folder));
     files.into_iter().filter(|path| path.extension().is_some_and(|it| it == "rs")).chain(below).collect()
 }
+
+#[test]
+fn every_guarantee_names_a_test_that_there_is() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let page = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let sources: Vec<String> = ["crates", "tests"]
+        .iter()
+        .flat_map(|folder| rust_files(&root.join(folder)))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert!(rows.len() >= 20, "{} lines", rows.len());
+    for row in rows {
+        let test = row.rsplit('`').nth(1).unwrap();
+        let function = format!("fn {test}");
+        assert!(sources.iter().any(|source| source.contains(&function)), "there is no test {test}");
+    }
+}

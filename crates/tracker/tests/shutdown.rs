@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use idempotency_core::{HaltReason, Secret, State, Store, StoreErrorKind};
+use futures_util::future::join_all;
+use idempotency_core::{Secret, StoreErrorKind};
 use idempotency_store_memory::MemoryStore;
-use idempotency_tracker::{ErrorKind, Settled, Tracker};
+use idempotency_tracker::{ErrorKind, Once, Outcome, Settled, Tracker};
 use tokio::time::{Instant, sleep};
 
 use crate::support::*;
@@ -66,33 +67,43 @@ fn a_store_that_is_down_does_not_hold_up_the_end() {
     });
 }
 
+/// Two seconds of work each, detached from whoever asked.
 #[test]
-fn none_of_two_hundred_is_left_processing() {
-    virtual_time(async {
-        let store = FaultyStore::new();
-        let tracker = spawn(store.clone()).await;
-        let mut permits = Vec::new();
-        for number in 0..200 {
-            permits.push(init(&tracker, id(number)).await);
-        }
-        let quick = permits.split_off(100);
-        let closing = tracker.shutdown(5 * SECOND);
-        let answers = async {
-            sleep(2 * SECOND).await;
-            for permit in quick {
-                permit.complete("done").await.unwrap();
+fn two_hundred_requests_are_stored_at_a_shutdown_or_halted_and_none_is_left_processing() {
+    for (grace, stored) in [(5 * SECOND, 200), (SECOND, 0)] {
+        virtual_time(async {
+            let store = FaultyStore::new();
+            let (tracker, next) = (spawn(store.clone()).await, spawn(store.inner.clone()).await);
+            let asked: Vec<_> = (0..200)
+                .map(|number| {
+                    let tracker = tracker.clone();
+                    let work = || async {
+                        sleep(2 * SECOND).await;
+                        Outcome::<()>::done("done")
+                    };
+                    tokio::task::spawn_local(async move { tracker.once(id(number), payload(), work).await })
+                })
+                .collect();
+            sleep(SECOND / 10).await;
+            let report = tracker.shutdown(grace).await.unwrap();
+            assert_eq!(report.unsettled, 0);
+            for answer in join_all(asked).await {
+                assert!(
+                    matches!(answer.unwrap(), Ok(Once::Done { .. })),
+                    "the work was done, and whoever asked hears it"
+                );
             }
-        };
-        assert_eq!(tokio::join!(closing, answers).0.unwrap().unsettled, 0);
-        for number in 0..200 {
-            let record = store.inner.lookup(&id(number), tracker.clock().now()).await.unwrap().unwrap();
-            match record.state {
-                State::Halted(reason) => assert_eq!((reason, number < 100), (HaltReason::Shutdown, true)),
-                State::Completed(_) => assert!(number >= 100),
-                State::Processing { .. } => panic!("{number} is left"),
+            let (mut cached, mut halted) = (0, 0);
+            for number in 0..200 {
+                match outcome(&next, id(number)).await.as_str() {
+                    "cached b\"done\"" => cached += 1,
+                    "halted shutdown" => halted += 1,
+                    other => panic!("{number}: {other}"),
+                }
             }
-        }
-    });
+            assert_eq!((cached, halted), (stored, 200 - stored));
+        });
+    }
 }
 
 #[test]
