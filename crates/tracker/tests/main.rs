@@ -15,6 +15,7 @@ mod placement;
 mod read_through;
 mod resolving;
 mod shutdown;
+mod simulation;
 mod supervision;
 mod swap;
 mod swap_load;
