@@ -40,6 +40,16 @@ pub enum Command {
         /// The owner in the permit.
         owner: Owner,
     },
+    /// What the holder of this claim said is stored, or never will be: it need not be kept any more.
+    Settled {
+        /// The owner in the permit.
+        owner: Owner,
+    },
+    /// There is no room for the body of the response that the holder of this claim gave: only the fact is kept.
+    BodyLetGo {
+        /// The owner in the permit.
+        owner: Owner,
+    },
     /// Somebody who may know is to say what became of an orphan, under this permit. Its caller waits.
     Resolve {
         /// Who hears later what it led to.

@@ -175,7 +175,7 @@ impl Engine {
                 self.with_lane(adopted.claim.id, at, out, |lane, cx| lane.adopt(adopted, cx));
             }
             Event::Unwanted { claim } => {
-                self.with_lane(claim.id, at, out, |lane, cx| lane.unwanted(claim, true, cx));
+                self.with_lane(claim.id, at, out, |lane, cx| lane.unwanted(claim, true, true, cx));
             }
             Event::Deadline { entropy } => self.tick(at, entropy, out),
             Event::Shutdown { caller, until } => self.shutdown(caller, until.into(), at, out),
@@ -278,8 +278,8 @@ impl Engine {
             if drain.halt_at.take_if(|halt_at| *halt_at <= at.moment).is_some() {
                 self.with_every_lane(at, out, |lane, cx| lane.halt_for_shutdown(cx));
             }
-        } else if self.pruning.tick(&self.config, at.moment, entropy, out) {
-            self.tenants.tidy(at.moment);
+        } else {
+            self.pruning.tick(&self.config, at.moment, entropy, out);
         }
     }
 

@@ -125,6 +125,8 @@ pub struct Track {
     pub on_concurrent: OnConcurrent,
     /// Whose limits it counts against.
     pub tenant: Option<Tenant>,
+    /// An operator takes over what no policy does.
+    pub by_operator: bool,
 }
 
 impl Track {
@@ -137,6 +139,7 @@ impl Track {
             on_orphan: OnOrphan::Halt,
             on_concurrent: OnConcurrent::Conflict,
             tenant: None,
+            by_operator: false,
         }
     }
 }

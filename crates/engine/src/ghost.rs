@@ -20,13 +20,14 @@ pub(crate) struct Ghost {
 
 impl Ghost {
     /// Of a claim whose caller went away before any work was done. `uncertain`: a copy of its insert may be under
-    /// way.
-    pub(crate) fn of(claim: &Claim, uncertain: bool, now: Moment) -> Self {
+    /// way. `by_operator`: what it took over may be none that a policy runs again.
+    pub(crate) fn of(claim: &Claim, by_operator: bool, uncertain: bool, now: Moment) -> Self {
         // Nothing was done by this caller. But what it took over from may have been, and a release would forget
         // that; halted as cancelled the record stays the orphan that it was.
+        let reason = if by_operator { HaltReason::Unresolved } else { HaltReason::Cancelled };
         let change = match claim.takes_over {
             None => Change::Release,
-            Some(_) => Change::Halt { reason: HaltReason::Cancelled, retention: claim.retention },
+            Some(_) => Change::Halt { reason, retention: claim.retention },
         };
         Self { owner: claim.owner, change, due: now, repeats: if uncertain { 2 } else { 0 }, attempts: 0 }
     }

@@ -39,6 +39,7 @@ pub(crate) struct Claiming {
     /// Until when the caller waits for somebody else's result; `None` if not at all.
     pub(crate) wait_until: Option<Moment>,
     pub(crate) tenant: Option<Tenant>,
+    pub(crate) by_operator: bool,
     pub(crate) not_before: Moment,
     pub(crate) attempts: u32,
     /// A copy of the insert may be in the store, or under way.
@@ -64,6 +65,7 @@ impl Claiming {
                 OnConcurrent::Wait { at_most } => Some(now.after(at_most)),
             },
             tenant: track.tenant,
+            by_operator: track.by_operator,
             not_before: now,
             attempts: 0,
             uncertain: false,

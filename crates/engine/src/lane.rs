@@ -13,7 +13,7 @@ use idempotency_core::{
 };
 use time::OffsetDateTime;
 
-use self::waiting::Waiters;
+use self::{settling::size_of_body, waiting::Waiters};
 use crate::{
     Adopted, Answer, Call, Caller, Command, Config, Happened, Refused, Track, Tracked,
     ghost::Ghost,
@@ -79,6 +79,12 @@ impl Context<'_> {
         Refused::Unavailable { retry_after: back.max(Duration::from_secs(1)), source }
     }
 
+    /// Of a result that is not stored so far only the fact is kept.
+    fn let_body_go(&mut self, owner: Owner) {
+        self.out.push(Command::BodyLetGo { owner });
+        self.happened(Happened::NotKept);
+    }
+
     fn happened(&mut self, what: Happened) {
         self.out.push(Command::Happened(self.id, what));
     }
@@ -125,8 +131,18 @@ impl Lane {
         let owner = live.claim.owner;
         self.claim = Some(live);
         match ending {
-            Some(change) => self.settle(owner, change, None, cx),
             None => self.queue.push_back(Job::Renew),
+            Some(change) => {
+                // It may have been sent, and more than once.
+                self.deferred += size_of_body(&change);
+                self.settle(owner, change, None, cx);
+                if let Some(Job::Settle(settling)) = self.queue.front_mut() {
+                    settling.attempts = 1;
+                }
+                if let Some(live) = &mut self.claim {
+                    live.ending = Ending::Failing;
+                }
+            }
         }
     }
 
@@ -162,7 +178,7 @@ impl Lane {
         if self.claim.as_ref().is_some_and(|live| live.claim.owner == owner && live.ending == Ending::Open)
             && let Some(live) = self.end_claim(cx)
         {
-            self.unwanted(live.claim, live.uncertain, cx);
+            self.unwanted(live.claim, live.by_operator, live.uncertain, cx);
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct LiveClaim {
     pub(crate) work_until: Moment,
     /// A copy of its insert may still be under way.
     pub(crate) uncertain: bool,
+    /// An operator holds it.
+    pub(crate) by_operator: bool,
     pub(crate) ending: Ending,
     /// The permit knows that the lease could not be kept.
     pub(crate) told_lost: bool,
@@ -41,6 +43,7 @@ impl LiveClaim {
             renew_at: None,
             work_until: sent_at.after(work_limit),
             uncertain,
+            by_operator: false,
             ending: Ending::Open,
             told_lost: false,
             claim,
@@ -58,7 +61,8 @@ impl LiveClaim {
             held_until,
             renew_at: (now < work_until).then_some(now),
             work_until,
-            uncertain: false,
+            uncertain: true,
+            by_operator: false,
             ending: Ending::Open,
             told_lost: false,
             claim,

@@ -32,21 +32,13 @@ impl Pruning {
         self.next.filter(|_| !self.running)
     }
 
-    /// Whether the time for a run has come.
-    pub(crate) fn tick(
-        &mut self,
-        config: &Config,
-        now: Moment,
-        entropy: u64,
-        out: &mut Vec<Command>,
-    ) -> bool {
-        let is_due = self.deadline().is_some_and(|next| next <= now);
-        if is_due {
+    /// The time for a run has come, or not yet.
+    pub(crate) fn tick(&mut self, config: &Config, now: Moment, entropy: u64, out: &mut Vec<Command>) {
+        if self.deadline().is_some_and(|next| next <= now) {
             // Nodes that were started together must not prune together.
             self.next = config.prune_every.map(|every| now.after(with_jitter(every, entropy)));
             self.step(config, out);
         }
-        is_due
     }
 
     pub(crate) fn ask(&mut self, config: &Config, caller: Caller, out: &mut Vec<Command>) {

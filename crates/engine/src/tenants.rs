@@ -7,9 +7,16 @@ use crate::moment::Moment;
 /// In how many parts a retention is counted: what is stored counts for that much longer at most.
 const PARTS: u32 = 16;
 
+/// How many tenants are known before those are looked for who have nothing any more.
+const MANY: usize = 1024;
+
 /// What each tenant has here: claims, and bytes that this node has stored for him.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Tenants(BTreeMap<Tenant, Share>);
+pub(crate) struct Tenants {
+    shares: BTreeMap<Tenant, Share>,
+    /// How many there were when they were tidied up last.
+    kept: usize,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Share {
@@ -28,12 +35,12 @@ impl Share {
 
 impl Tenants {
     pub(crate) fn in_flight(&self, tenant: Tenant) -> usize {
-        self.0.get(&tenant).map_or(0, |share| share.in_flight)
+        self.shares.get(&tenant).map_or(0, |share| share.in_flight)
     }
 
     /// Bytes that have not expired, or did so lately.
     pub(crate) fn stored(&self, tenant: Tenant, now: Moment) -> u64 {
-        let Some(share) = self.0.get(&tenant) else { return 0 };
+        let Some(share) = self.shares.get(&tenant) else { return 0 };
         let expired = share.stored.iter().take_while(|(expired, _)| *expired <= now);
         share.total - expired.map(|(_, bytes)| bytes).sum::<u64>()
     }
@@ -43,32 +50,42 @@ impl Tenants {
         if before == after {
             return;
         }
-        if let Some(share) = before.0.and_then(|tenant| self.0.get_mut(&tenant)) {
+        if let Some(tenant) = before.0
+            && let Some(share) = self.shares.get_mut(&tenant)
+        {
             share.in_flight -= before.1;
+            if share.in_flight == 0 && share.stored.is_empty() {
+                self.shares.remove(&tenant);
+            }
         }
         if let (Some(tenant), true) = (after.0, after.1 > 0) {
-            self.0.entry(tenant).or_default().in_flight += after.1;
+            self.shares.entry(tenant).or_default().in_flight += after.1;
         }
     }
 
     /// Something was stored for this tenant, which is kept for so long.
     pub(crate) fn store(&mut self, tenant: Tenant, bytes: u64, now: Moment, retention: std::time::Duration) {
-        let share = self.0.entry(tenant).or_default();
+        if self.shares.len() > 2 * self.kept.max(MANY) {
+            self.tidy(now);
+        }
+        let share = self.shares.entry(tenant).or_default();
         share.expire(now);
         share.total += bytes;
-        let expires = now.after(retention);
-        match share.stored.back_mut().filter(|(last, _)| *last >= expires) {
+        let (expires, part) = (now.after(retention), retention / PARTS);
+        let at = share.stored.partition_point(|(last, _)| *last < expires);
+        match share.stored.get_mut(at).filter(|(last, _)| *last <= expires.after(part)) {
             Some((_, counted)) => *counted += bytes,
-            None => share.stored.push_back((expires.after(retention / PARTS), bytes)),
+            None => share.stored.insert(at, (expires.after(part), bytes)),
         }
     }
 
     /// Forgets those who have nothing any more.
-    pub(crate) fn tidy(&mut self, now: Moment) {
-        self.0.retain(|_, share| {
+    fn tidy(&mut self, now: Moment) {
+        self.shares.retain(|_, share| {
             share.expire(now);
             share.in_flight > 0 || share.total > 0
         });
+        self.kept = self.shares.len();
     }
 }
 
@@ -95,10 +112,34 @@ mod tests {
         let (half, all) = (at(HOUR * 3 / 2), at(HOUR * 2));
         assert!((3_000..=3_500).contains(&half) && all <= 500, "{half}, then {all}");
         assert_eq!(at(HOUR * 33 / 16), 0);
-        let parts = tenants.0[&alice].stored.len();
+        let parts = tenants.shares[&alice].stored.len();
         assert!(parts <= PARTS as usize + 1, "an hour is {parts} parts");
         tenants.tidy(start.after(HOUR * 3));
         assert_eq!(tenants, Tenants::default());
+    }
+
+    #[test]
+    fn what_is_kept_for_long_makes_nothing_else_count_for_longer() {
+        let (mut tenants, alice) = (Tenants::default(), Tenant::from_bytes([1; 16]));
+        let start = Moment::from(OffsetDateTime::UNIX_EPOCH);
+        tenants.store(alice, 1, start, HOUR * 24);
+        for _ in 0..10 {
+            tenants.store(alice, 100, start, HOUR);
+        }
+        assert_eq!(tenants.stored(alice, start), 1_001);
+        assert_eq!(tenants.stored(alice, start.after(HOUR * 2)), 1);
+    }
+
+    #[test]
+    fn tenants_who_have_nothing_any_more_are_forgotten() {
+        let mut tenants = Tenants::default();
+        let start = Moment::from(OffsetDateTime::UNIX_EPOCH);
+        for number in 0..10_000_u32 {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&number.to_be_bytes());
+            tenants.store(Tenant::from_bytes(bytes), 100, start.after(HOUR * number), HOUR);
+            assert!(tenants.shares.len() <= 2 * MANY + 1);
+        }
     }
 
     #[test]

@@ -263,7 +263,10 @@ impl Backend {
                 true => Box::pin(request),
                 false => Box::pin(request.timeout(self.store_limit * 3)),
             };
-            self.under_way.push(UnderWay { sent: Sent { calls, names, at: Instant::now() }, request });
+            self.under_way.push(UnderWay {
+                sent: Sent { calls, names, at: Instant::now(), restarts: self.restarts },
+                request,
+            });
         }
         true
     }
@@ -286,7 +289,7 @@ impl Backend {
             for name in sent.names {
                 meters.call(name, sent.at.elapsed());
             }
-            self.take_in(sent.calls, replies, now, returned);
+            self.take_in(sent.calls, replies, sent.restarts, now, returned);
         }
         self.poll_state(now, cx, returned)
     }
@@ -304,15 +307,14 @@ impl Backend {
         &mut self,
         calls: Vec<Call>,
         replies: Result<StoreReplies, MailboxError>,
+        restarts: u64,
         now: OffsetDateTime,
         returned: &mut Vec<Returned>,
     ) {
         let count = calls.len();
         match replies {
             Ok(replies) if replies.len() == count => {
-                for reply in &replies {
-                    self.heard(reply, now);
-                }
+                self.heard(&replies, restarts, now);
                 returned.extend(calls.into_iter().zip(replies));
             }
             Ok(replies) => {
@@ -323,7 +325,7 @@ impl Backend {
             Err(MailboxError::Timeout) => {
                 let error =
                     StoreError::new(StoreErrorKind::TimedOut, "the backend actor did not answer in time");
-                self.heard(&Err(error.clone()), now);
+                self.heard(&[Err(error.clone())], restarts, now);
                 returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
             }
             // Nobody knows whether it ran.
@@ -351,6 +353,8 @@ struct Sent {
     calls: Vec<Call>,
     names: Vec<&'static str>,
     at: Instant,
+    /// How often the backend had been restarted by then.
+    restarts: u64,
 }
 
 impl Future for UnderWay {

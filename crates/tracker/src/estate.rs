@@ -36,6 +36,8 @@ pub(crate) struct Estate {
     /// Taken from there, or from the mailbox, and not dealt with yet.
     pub(crate) taken: VecDeque<Input>,
     pub(crate) live: HashMap<Owner, Live>,
+    /// How holders ended their claims, as long as it is not stored; also of those whose claim is not live any more.
+    pub(crate) unsettled: HashMap<Owner, (RequestId, Change)>,
     /// Claims that were sent, and not answered for good yet.
     pub(crate) sent: HashMap<RequestId, Claim>,
     /// What starts the backend actor: another one after a swap.
@@ -61,13 +63,13 @@ pub(crate) struct Live {
     granted: Granted,
     since: OffsetDateTime,
     tenant: Option<Tenant>,
-    /// How its holder ended it.
-    pub(crate) ending: Option<Change>,
+    /// Its permit came back: it never reached its caller.
+    pub(crate) is_undelivered: bool,
 }
 
 impl Live {
     pub(crate) fn new(lease: Lease, granted: Granted, since: OffsetDateTime, tenant: Option<Tenant>) -> Self {
-        Self { lease, granted, since, tenant, ending: None }
+        Self { lease, granted, since, tenant, is_undelivered: false }
     }
 }
 
@@ -92,6 +94,7 @@ impl Estate {
             receiver,
             taken: VecDeque::new(),
             live: HashMap::new(),
+            unsettled: HashMap::new(),
             sent: HashMap::new(),
             backend,
             started: Some(started),
@@ -124,22 +127,26 @@ impl Estate {
     }
 
     /// What a new engine must know of the claims of the one before it.
-    pub(crate) fn inherited(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        for (owner, live) in &self.live {
-            self.sent.retain(|_, claim| claim.owner != *owner);
-            events.push(Event::Adopt(Adopted {
+    pub(crate) fn inherited(&self) -> Vec<Event> {
+        let adopted = self.live.iter().map(|(owner, live)| {
+            let said = self.unsettled.get(owner).map(|(_, change)| change.clone());
+            Event::Adopt(Adopted {
                 claim: live.granted.claim.clone(),
                 since: live.since,
                 held_until: live.lease.held_until(),
                 work_until: live.granted.work_until,
                 tenant: live.tenant,
-                ending: live.ending.clone(),
-            }));
-        }
+                ending: said.or_else(|| live.is_undelivered.then_some(Change::Release)),
+            })
+        });
+        let late = self.unsettled.iter().filter(|(owner, _)| !self.live.contains_key(*owner));
+        let late = late.map(|(owner, (id, change))| {
+            let (id, owner, change) = (*id, *owner, change.clone());
+            Event::Settle { id, owner, change, caller: None }
+        });
         // Nobody has a permit for these.
-        events.extend(self.sent.drain().map(|(_, claim)| Event::Unwanted { claim }));
-        events
+        let sent = self.sent.values().filter(|claim| !self.live.contains_key(&claim.owner));
+        adopted.chain(late).chain(sent.map(|claim| Event::Unwanted { claim: claim.clone() })).collect()
     }
 
     /// The actor has died. Returns when it is replaced: the first time at once, for one bug is an accident, then after 10 ms,

@@ -152,7 +152,7 @@ impl TrackerHandle {
     /// Says what became of a request that is orphaned or halted, by the owner that was read: takes it over, then settles it.
     /// The reason is for the log.
     ///
-    /// Not cancel safe: dropped in the middle the record is an orphan still.
+    /// Not cancel safe: dropped in the middle the record may be halted as `Unresolved`.
     ///
     /// # Errors
     ///

@@ -51,9 +51,12 @@ const ABANDONED_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// Two things differ there: `max_queued` does not bound it, and a permit that is never read *halts* its request,
 /// since only the handle can tell that its caller never had it. `MailboxError::Closed` means "unknown whether it
-/// ran".
+/// ran": a [`PutResponse`](crate::PutResponse) that is sent to the address of an actor that has died takes its permit along, and
+/// its request is halted as cancelled. [`Permit::complete`](crate::Permit::complete) and the handle do not have that gap.
 pub struct RequestTracker {
     engine: Engine,
+    /// What it has from the one before it, and has not looked at yet.
+    inherited: Option<Vec<Event>>,
     commands: Vec<Command>,
     callers: HashMap<Caller, Waiting>,
     random: StdRng,
@@ -115,7 +118,7 @@ impl RequestTracker {
             None => StdRng::from_rng(&mut rand::rng()),
         };
         let (backend, events) = {
-            let mut estate = estate.borrow_mut();
+            let estate = estate.borrow();
             let backend = Backend::new(
                 estate.backend.clone(),
                 Setup::new(parts.secret_check, now),
@@ -127,8 +130,9 @@ impl RequestTracker {
             (backend, estate.inherited())
         };
         let engine = Engine::new(parts.config.clone(), now, random.next_u64());
-        let mut tracker = Self {
+        let tracker = Self {
             engine,
+            inherited: Some(events),
             commands: Vec::new(),
             callers: HashMap::new(),
             random,
@@ -142,12 +146,17 @@ impl RequestTracker {
             answered: Vec::new(),
             stopped: Some(stopped),
         };
-        for event in events {
-            tracker.decide(now, event);
-        }
-        tracker.go_on_shutting_down(now);
         tracker.meters.replaced(number);
         tracker
+    }
+
+    /// On the actor's own task: should the same bug be in it again, another one is started again.
+    fn inherit(&mut self, now: OffsetDateTime) {
+        let Some(events) = self.inherited.take() else { return };
+        for event in events {
+            self.decide(now, event);
+        }
+        self.go_on_shutting_down(now);
     }
 
     fn next_input(&self) -> Option<Input> {
@@ -177,11 +186,14 @@ impl RequestTracker {
                 }
             }
             Input::Undelivered { id, owner } => {
-                self.note_ending(owner, &Change::Release);
+                if let Some(live) = self.estate.borrow_mut().live.get_mut(&owner) {
+                    live.is_undelivered = true;
+                }
                 self.decide(now, Event::Undelivered { id, owner });
             }
             Input::Settle { id, owner, change, reply } => {
-                self.note_ending(owner, &change);
+                // It must not die with this actor.
+                self.estate.borrow_mut().unsettled.insert(owner, (id, change.clone()));
                 let caller = reply.map(|reply| self.wait(Waiting::Settle(Some(reply))));
                 self.decide(now, Event::Settle { id, owner, change, caller });
             }
@@ -210,13 +222,6 @@ impl RequestTracker {
             Input::Swap { .. } => {}
             Input::Hinted { id } => self.decide(now, Event::Hinted { id }),
             Input::Abandoned => self.estate.borrow_mut().abandon(),
-        }
-    }
-
-    /// What is said of a claim must not die with this actor.
-    fn note_ending(&self, owner: Owner, change: &Change) {
-        if let Some(live) = self.estate.borrow_mut().live.get_mut(&owner) {
-            live.ending = Some(change.clone());
         }
     }
 
@@ -274,6 +279,7 @@ impl RequestTracker {
                         tracing::trace!(%id, call = command.name(), "to the store");
                     }
                     if let StoreCommand::Insert(claim) = &command {
+                        self.answered.retain(|(id, _)| *id != claim.id);
                         self.estate.borrow_mut().sent.insert(claim.id, claim.clone());
                     }
                     self.backend.call(call, command);
@@ -293,6 +299,13 @@ impl RequestTracker {
                     }
                 }
                 Command::Ended { owner } => drop(self.estate.borrow_mut().live.remove(&owner)),
+                Command::Settled { owner } => drop(self.estate.borrow_mut().unsettled.remove(&owner)),
+                Command::BodyLetGo { owner } => {
+                    let mut estate = self.estate.borrow_mut();
+                    if let Some((_, Change::Complete { response, .. })) = estate.unsettled.get_mut(&owner) {
+                        *response = response.clone().without_body();
+                    }
+                }
                 Command::Resolve { caller, permit } => self.resolve(now, caller, permit),
                 Command::Happened(id, what) => self.happened(id, what),
             }
@@ -333,6 +346,7 @@ impl RequestTracker {
 
     /// In order. (actix calls `stopped` also where the actor dies of a panic.)
     fn end(&mut self, ctx: &mut Context<Self>) {
+        self.inbox.end();
         if let Some(stopped) = self.stopped.take() {
             let _ = stopped.send(());
         }

@@ -130,7 +130,9 @@ impl Track {
         let (on_orphan, resolver) = self.on_orphan.unwrap_or_else(|| defaults.on_orphan.clone()).split();
         let on_concurrent = self.on_concurrent.unwrap_or(defaults.on_concurrent);
         let tenant = self.tenant;
-        Ok((engine::Track { claim, work_limit, on_orphan, on_concurrent, tenant }, resolver))
+        let by_operator = self.takes_over.is_some();
+        let track = engine::Track { claim, work_limit, on_orphan, on_concurrent, tenant, by_operator };
+        Ok((track, resolver))
     }
 }
 

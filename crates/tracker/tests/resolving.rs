@@ -119,6 +119,24 @@ fn what_nobody_knows_panics_or_takes_too_long_is_for_an_operator() {
 }
 
 #[test]
+fn an_operator_whose_word_gets_lost_leaves_nothing_that_a_policy_runs_again() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = builder(store.clone()).on_orphan(OnOrphan::Rerun).spawn().await.unwrap();
+        let permit = init(&tracker, id(1)).await;
+        let owner = permit.owner();
+        permit.halt(HaltReason::Unknown).await.unwrap();
+        assert_eq!(outcome(&tracker, id(1)).await, "halted unknown");
+        store.always("insert", Fault::FailAfter);
+        let lost = tracker.resolve(id(1), owner, Resolution::completed("paid"), "the bank was asked").await;
+        assert!(lost.unwrap_err().is_retryable());
+        store.well();
+        sleep(10 * SECOND).await;
+        assert_eq!(outcome(&tracker, id(1)).await, "halted unresolved");
+    });
+}
+
+#[test]
 fn an_operator_sees_states_and_ages_and_does_not_touch_what_runs() {
     virtual_time(async {
         let tracker = spawn(MemoryStore::new()).await;

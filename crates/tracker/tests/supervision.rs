@@ -143,6 +143,24 @@ fn a_result_that_was_said_is_stored_whenever_the_actor_dies() {
 }
 
 #[test]
+fn a_result_of_a_claim_that_had_ended_is_stored_too() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let (tracker, bug) = with_a_bug(store.clone());
+        let tracker = tracker.work_limit(20 * SECOND).spawn().await.unwrap();
+        let permit = init(&tracker, id(1)).await;
+        sleep(60 * SECOND).await;
+        assert_eq!(tracker.status().await.unwrap().live, 0, "it took too long");
+        store.down(Fault::FailBefore);
+        assert_eq!(permit.complete("late").await.unwrap(), Settled::Deferred);
+        dies(&tracker, &bug, 1).await;
+        store.well();
+        sleep(5 * SECOND).await;
+        assert_eq!(outcome(&tracker, id(1)).await, "cached b\"late\"");
+    });
+}
+
+#[test]
 fn a_claim_that_was_on_its_way_blocks_nobody() {
     virtual_time(async {
         let store = FaultyStore::new();

@@ -218,6 +218,37 @@ fn when_the_lease_of_a_dead_node_lapses_those_who_wait_hear_it() {
 }
 
 #[test]
+fn when_the_lease_of_a_dead_node_lapses_exactly_one_of_those_who_wait_takes_over() {
+    virtual_time(async {
+        let store = FaultyStore::new().pushing();
+        let tracker = spawn(store.clone()).await;
+        let now = tracker.clock().now();
+        store.inner.insert(&Claim::new(id(1), Owner::from_u128(1), payload()), now).await.unwrap();
+        let before = Instant::now();
+        let asked: Vec<_> = (0..10)
+            .map(|_| {
+                let tracker = tracker.clone();
+                spawn_local(async move {
+                    match tracker.track(waits(1, 60 * SECOND).on_orphan(OnOrphan::Rerun)).await {
+                        Ok(Tracked::Init(permit)) => {
+                            permit.complete("again").await.unwrap();
+                            "init".to_owned()
+                        }
+                        other => word_of(other),
+                    }
+                })
+            })
+            .collect();
+        let heard: Vec<_> = join_all(asked).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(heard.iter().filter(|heard| *heard == "init").count(), 1, "{heard:?}");
+        assert_eq!(heard.iter().filter(|heard| *heard == "cached b\"again\"").count(), 9, "{heard:?}");
+        assert!(before.elapsed() < 16 * SECOND, "{:?}", before.elapsed());
+        let reads = store.calls("insert") + store.calls("watch") + store.calls("lookup");
+        assert!(reads < 10, "{reads} calls");
+    });
+}
+
+#[test]
 fn a_shutdown_sends_away_who_waits() {
     virtual_time(async {
         let tracker = spawn(MemoryStore::new()).await;

@@ -28,7 +28,7 @@ impl Lane {
         }
         if claiming.caller.is_none() {
             if claiming.uncertain {
-                self.unwanted(claiming.claim, true, cx);
+                self.unwanted(claiming.claim, claiming.by_operator, true, cx);
             }
             return;
         }
@@ -88,7 +88,7 @@ impl Lane {
     fn claimed(&mut self, mut claiming: Claiming, sent_at: Moment, cx: &mut Context<'_>) {
         if claiming.caller.is_none() || cx.draining {
             cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
-            self.unwanted(claiming.claim, claiming.uncertain, cx);
+            self.unwanted(claiming.claim, claiming.by_operator, claiming.uncertain, cx);
             return;
         }
         if live_claim::held_until(&claiming.claim, sent_at) <= cx.moment {
@@ -103,7 +103,9 @@ impl Lane {
         let resolves = claiming.on_orphan == OnOrphan::Resolve && claiming.claim.takes_over.is_some();
         let work_limit = if resolves { cx.config.resolve_limit } else { claiming.work_limit };
         let uncertain = claiming.uncertain;
-        let live = LiveClaim::new(claiming.hand_over(), sent_at, work_limit, uncertain);
+        let by_operator = claiming.by_operator;
+        let live =
+            LiveClaim { by_operator, ..LiveClaim::new(claiming.hand_over(), sent_at, work_limit, uncertain) };
         let granted = live.granted();
         self.claim = Some(live);
         match claiming.caller {
@@ -176,10 +178,10 @@ impl Lane {
             StoreErrorKind::Full => Refused::Overloaded,
             _ => cx.unavailable(Some(error)),
         };
-        let Claiming { caller, claim, uncertain, .. } = claiming;
+        let Claiming { caller, claim, by_operator, uncertain, .. } = claiming;
         cx.tracked(caller, Err(refused));
         if uncertain {
-            self.unwanted(claim, true, cx);
+            self.unwanted(claim, by_operator, true, cx);
         }
     }
 
@@ -196,20 +198,25 @@ impl Lane {
     fn not_claimed(&mut self, claiming: Claiming, answer: Result<Tracked, Refused>, cx: &mut Context<'_>) {
         cx.tracked(claiming.caller, answer);
         if claiming.uncertain {
-            self.queue.push_front(Job::LayToRest(Ghost::of(&claiming.claim, true, cx.moment)));
+            self.queue.push_front(Job::LayToRest(Ghost::of(
+                &claiming.claim,
+                claiming.by_operator,
+                true,
+                cx.moment,
+            )));
         }
     }
 
     /// A claim that nobody works under: the next `Track` inherits it if it may, else it is laid to rest.
-    pub(crate) fn unwanted(&mut self, claim: Claim, uncertain: bool, cx: &Context<'_>) {
+    pub(crate) fn unwanted(&mut self, claim: Claim, by_operator: bool, uncertain: bool, cx: &Context<'_>) {
         let next = self.queue.iter_mut().find_map(|job| match job {
             Job::Claim(claiming) => Some(claiming),
             _ => None,
         });
         match next {
             // The insert is repeated by owner, whether or not it got through the first time.
-            Some(next) if !cx.draining && next.may_inherit(&claim) => next.inherit(claim),
-            _ => self.queue.push_front(Job::LayToRest(Ghost::of(&claim, uncertain, cx.moment))),
+            Some(next) if !cx.draining && !by_operator && next.may_inherit(&claim) => next.inherit(claim),
+            _ => self.queue.push_front(Job::LayToRest(Ghost::of(&claim, by_operator, uncertain, cx.moment))),
         }
     }
 

@@ -72,8 +72,11 @@ impl Lane {
                 let processing = Tracked::Processing { since: None, retry_after: cx.config.store_limit };
                 self.wait_or_hear(claiming, processing, cx);
             }
+            // Who takes over knows what those who wait do not.
             Here::Unknown
-                if self.waiters.wait_for(&claiming.claim.fingerprint) && claiming.wait_until.is_some() =>
+                if self.waiters.wait_for(&claiming.claim.fingerprint)
+                    && claiming.wait_until.is_some()
+                    && claiming.claim.takes_over.is_none() =>
             {
                 let processing = self.processing(cx);
                 self.wait_or_hear(claiming, processing, cx);

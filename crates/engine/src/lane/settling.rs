@@ -9,7 +9,7 @@ use idempotency_core::{
 
 use super::{Context, Lane, out_of_step};
 use crate::{
-    Answer, Caller, Forgotten, Happened, Settled,
+    Answer, Caller, Command, Forgotten, Happened, Settled,
     ghost::Ghost,
     job::{Job, Settling},
     live_claim::{Ending, LiveClaim},
@@ -19,7 +19,7 @@ use crate::{
 /// What a record takes up beside its body and its meta, about: its share of a tenant's bytes.
 const SIZE_OF_A_RECORD: usize = 256;
 
-fn size_of_body(change: &Change) -> usize {
+pub(super) fn size_of_body(change: &Change) -> usize {
     match change {
         Change::Complete { response, .. } => response.bytes().map_or(0, |bytes| bytes.len()),
         _ => 0,
@@ -50,6 +50,7 @@ impl Lane {
             Updated::Fenced => Settled::Superseded,
         };
         cx.answer(settling.caller, Answer::Settled(answer));
+        cx.out.push(Command::Settled { owner: settling.owner });
         match answer {
             Settled::Superseded => cx.happened(Happened::Superseded),
             Settled::Gone => cx.happened(Happened::Gone),
@@ -64,7 +65,7 @@ impl Lane {
         let Some(live) = self.end_claim(cx) else { return };
         if released && live.uncertain {
             // A late copy of the insert would block an id that is free.
-            let ghost = Ghost { change: Change::Release, ..Ghost::of(&live.claim, true, cx.moment) };
+            let ghost = Ghost { change: Change::Release, ..Ghost::of(&live.claim, false, true, cx.moment) };
             self.haunt(ghost, cx);
         }
         if answer == Settled::Stored && !released {
@@ -113,32 +114,36 @@ impl Lane {
             if settling.attempts > 0 {
                 self.deferred = self.deferred.saturating_sub(body);
             }
-            cx.happened(Happened::NotKept);
+            cx.let_body_go(settling.owner);
             self.queue.push_front(Job::Settle(settling));
             return;
         }
         if settling.attempts == 0 {
-            self.defer(&mut settling.change, cx);
+            self.defer(&mut settling, cx);
         }
         settling.not_before = cx.moment.after(cx.config.backoff(settling.attempts));
         settling.attempts = settling.attempts.saturating_add(1);
-        if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == settling.owner) {
+        let is_live = self.claim.as_ref().is_some_and(|live| live.claim.owner == settling.owner);
+        if let Some(live) = self.claim.as_mut().filter(|_| is_live) {
             live.ending = Ending::Failing;
         }
         // A renewal that is due goes first: while the result fails, it alone keeps others from taking over.
         let renewals = self.queue.iter().take_while(|job| matches!(job, Job::Renew | Job::Reclaim)).count();
         self.queue.insert(renewals, Job::Settle(settling));
-        self.answer_those_waiting(cx);
+        // Others wait for what somebody else makes of it, who has the record by now.
+        if is_live {
+            self.answer_those_waiting(cx);
+        }
     }
 
     /// What is kept until the store takes it has room here, or else its body is let go of: that the work was done is kept.
-    fn defer(&mut self, change: &mut Change, cx: &mut Context<'_>) {
-        let body = size_of_body(change);
+    fn defer(&mut self, settling: &mut Settling, cx: &mut Context<'_>) {
+        let body = size_of_body(&settling.change);
         if cx.elsewhere.deferred + self.deferred + body <= cx.config.max_deferred_bytes {
             self.deferred += body;
-        } else if let Change::Complete { response, .. } = change {
+        } else if let Change::Complete { response, .. } = &mut settling.change {
             *response = response.clone().without_body();
-            cx.happened(Happened::NotKept);
+            cx.let_body_go(settling.owner);
         }
     }
 

@@ -168,7 +168,8 @@ impl Lane {
             }
             State::Completed(_) | State::Halted(_) => None,
         };
-        self.waiters.look_at = Some(look_at);
+        // A hint that came before this answer is not forgotten.
+        self.waiters.look_at = Some(self.waiters.look_at.map_or(look_at, |at| at.min(look_at)));
     }
 
     /// Those who came while the answer to another one was under way, and would wait for the same.

@@ -49,6 +49,8 @@ impl Nodes {
                 Command::Held { .. }
                 | Command::Lost { .. }
                 | Command::Ended { .. }
+                | Command::Settled { .. }
+                | Command::BodyLetGo { .. }
                 | Command::Happened(..) => {}
             }
         }

@@ -100,12 +100,27 @@ impl Backend {
         }
     }
 
-    /// A call was answered, or not.
-    pub(super) fn heard(&mut self, reply: &Result<StoreReply, StoreError>, now: OffsetDateTime) {
-        match reply.as_ref().map_err(StoreError::kind) {
-            Err(StoreErrorKind::Unavailable | StoreErrorKind::TimedOut) => self.silences += 1,
-            Err(_) => self.silences = 0,
-            Ok(_) => (self.silences, self.failures) = (0, 0),
+    /// What was sent together was answered, or not. `restarts`: how often the backend had been restarted when it was sent; what
+    /// it was before says nothing of what it is.
+    pub(super) fn heard(
+        &mut self,
+        replies: &[Result<StoreReply, StoreError>],
+        restarts: u64,
+        now: OffsetDateTime,
+    ) {
+        if restarts != self.restarts {
+            return;
+        }
+        let is_silent = |reply: &Result<_, StoreError>| {
+            let kind = reply.as_ref().map_err(StoreError::kind);
+            matches!(kind, Err(StoreErrorKind::Unavailable | StoreErrorKind::TimedOut))
+        };
+        if replies.iter().any(Result::is_ok) {
+            (self.silences, self.failures) = (0, 0);
+        } else if replies.iter().all(is_silent) {
+            self.silences += 1;
+        } else {
+            self.silences = 0;
         }
         if self.silences >= SILENCES && matches!(self.state, State::Up(_)) && !self.held {
             // What opens it once is no accident.

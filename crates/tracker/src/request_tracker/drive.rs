@@ -40,6 +40,7 @@ impl ActorFuture<RequestTracker> for Drive {
         let this = &mut *self;
         let now = actor.parts.clock.now();
 
+        actor.inherit(now);
         let from_inbox =
             actor.estate.borrow_mut().receiver.poll_recv_many(task, &mut this.inputs, INPUTS_A_ROUND);
         actor.estate.borrow_mut().taken.extend(this.inputs.drain(..));
