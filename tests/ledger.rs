@@ -89,8 +89,11 @@ impl Ledger {
             _ => {}
         }
         // What is not a transfer does not commit anything: the tables are there.
-        let mut child = self
-            .spawn(&self.postgres.url_through(self.proxy.port()), &["transfer", key, "alice", "bob", "5"]);
+        let transfer = || {
+            let url = self.postgres.url_through(self.proxy.port());
+            self.spawn(&url, &["transfer", key, "alice", "bob", "5"])
+        };
+        let (mut child, mut tries) = (transfer(), 1);
         let is_there = || match locks {
             Some(_) => {
                 let waits =
@@ -103,7 +106,12 @@ impl Ledger {
             if is_there() {
                 break;
             }
-            assert!(attempt < 2_000 && child.try_wait().unwrap().is_none(), "{point:?} is not reached");
+            assert!(attempt < 10_000, "{point:?} is not reached");
+            // It gave up, on a machine that is too slow for it, and is tried again as by any client.
+            if let Some(ended) = child.try_wait().unwrap() {
+                assert!(!ended.success() && tries < 5, "{point:?} is not reached: {ended}");
+                (child, tries) = (transfer(), tries + 1);
+            }
             thread::sleep(Duration::from_millis(2));
         }
         child.kill().unwrap();
