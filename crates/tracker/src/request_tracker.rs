@@ -1,5 +1,6 @@
 mod answering;
 mod drive;
+mod ending;
 mod mailbox;
 mod swapping;
 
@@ -10,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context};
+use actix::{Actor, AsyncContext, Context};
 use idempotency_core::{
     Change, Clock, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreError, StoreReply,
     Tenant,
@@ -22,10 +23,10 @@ use tokio::{runtime, sync::oneshot};
 
 use self::{drive::Drive, swapping::Swapping};
 use crate::{
-    Error, Forgotten, Resolver, Settled, ShutdownReport, StatusReport, Tracked,
+    Error, Forgotten, Resolver, Settled, StatusReport, Tracked,
     backend::{Backend, FirstSetup},
     builder::OnHappened,
-    estate::{SharedEstate, Shutdown},
+    estate::SharedEstate,
     hints::Hints,
     inbox::{Inbox, Input, Reply, Slot},
     meters::Meters,
@@ -235,40 +236,6 @@ impl RequestTracker {
         self.engine.handle(now, event, &mut self.commands);
     }
 
-    fn begin_shutdown(
-        &mut self,
-        now: OffsetDateTime,
-        grace: Duration,
-        reply: Reply<Result<ShutdownReport, Error>>,
-    ) {
-        let grace = time::Duration::try_from(grace).unwrap_or(time::Duration::MAX);
-        let until = now.saturating_add(grace);
-        {
-            let mut estate = self.estate.borrow_mut();
-            if let Some(shutdown) = &mut estate.shutdown {
-                // The first one set the time; all hear how it ends.
-                shutdown.waiting.extend(reply);
-                return;
-            }
-            estate.shutdown = Some(Shutdown { until, waiting: reply.into_iter().collect() });
-        }
-        tracing::info!(%grace, live = self.engine.load().live, "shutting down");
-        self.go_on_shutting_down(now);
-    }
-
-    fn go_on_shutting_down(&mut self, now: OffsetDateTime) {
-        let until = self.estate.borrow().shutdown.as_ref().map(|shutdown| shutdown.until);
-        if let Some(until) = until {
-            let caller = self.wait(Waiting::Shutdown);
-            self.decide(now, Event::Shutdown { caller, until });
-        }
-    }
-
-    /// Nobody can ask anything any more.
-    fn is_left_alone(&self, ctx: &Context<Self>) -> bool {
-        self.estate.borrow().is_abandoned() && !ctx.connected()
-    }
-
     /// Does what the engine decided. True if calls went to the store, whose answers must be polled for.
     fn carry_out(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime) -> bool {
         let mut commands = mem::take(&mut self.commands);
@@ -321,36 +288,6 @@ impl RequestTracker {
         estate.restarts = self.backend.restarts();
         drop(estate);
         self.backend.send(now)
-    }
-
-    /// All is settled that can be: closes the store, then tells those who wait, then stops.
-    fn close(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime, unsettled: usize) {
-        let closing = actix::fut::wrap_future::<_, Self>(self.backend.close(now));
-        ctx.spawn(closing.map(move |closed, this, ctx| {
-            match closed.map(|mut replies| replies.pop()) {
-                Ok(Some(Ok(_))) => tracing::info!(unsettled, "shut down"),
-                Ok(Some(Err(error))) => {
-                    tracing::warn!(unsettled, %error, "shut down; the store did not close in order")
-                }
-                Ok(None) | Err(_) => {
-                    tracing::warn!(unsettled, "shut down; the store did not answer to its closing")
-                }
-            }
-            let shutdown = this.estate.borrow_mut().shutdown.take();
-            for reply in shutdown.into_iter().flat_map(|shutdown| shutdown.waiting) {
-                let _ = reply.send(Ok(ShutdownReport { unsettled }));
-            }
-            this.end(ctx);
-        }));
-    }
-
-    /// In order. (actix calls `stopped` also where the actor dies of a panic.)
-    fn end(&mut self, ctx: &mut Context<Self>) {
-        self.inbox.end();
-        if let Some(stopped) = self.stopped.take() {
-            let _ = stopped.send(());
-        }
-        ctx.stop();
     }
 
     fn measure(&self) {
