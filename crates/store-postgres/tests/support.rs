@@ -19,6 +19,11 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
     idempotency_store_testkit::run(test);
 }
 
+/// What belongs to all tests lives on it; the runtime of each ends with the test.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+});
+
 /// A connection past the store.
 pub(crate) async fn direct() -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(&SERVER.url(), tokio_postgres::NoTls).await.unwrap();
@@ -29,12 +34,9 @@ pub(crate) async fn direct() -> tokio_postgres::Client {
 /// What a statement answers, on a connection that stays: a line a row, of its first column.
 pub(crate) async fn sql(statement: &str) -> String {
     use tokio_postgres::SimpleQueryMessage::Row;
-    static CLIENT: tokio::sync::Mutex<Option<tokio_postgres::Client>> = tokio::sync::Mutex::const_new(None);
-    let mut client = CLIENT.lock().await;
-    if client.as_ref().is_none_or(tokio_postgres::Client::is_closed) {
-        *client = Some(direct().await);
-    }
-    let rows = client.as_ref().unwrap().simple_query(statement).await.unwrap();
+    static CLIENT: tokio::sync::OnceCell<tokio_postgres::Client> = tokio::sync::OnceCell::const_new();
+    let client = CLIENT.get_or_init(async || RUNTIME.spawn(direct()).await.unwrap()).await;
+    let rows = client.simple_query(statement).await.unwrap();
     let text = |message: &_| if let Row(row) = message { row.get(0).map(str::to_owned) } else { None };
     rows.iter().filter_map(text).collect::<Vec<_>>().join("\n")
 }
