@@ -1,6 +1,7 @@
 //! The examples that run to their end: they print what their comments say.
 
 use std::{
+    collections::HashMap,
     io::Write,
     net::TcpStream,
     time::{Duration, Instant},
@@ -86,4 +87,84 @@ fn axum_orders_stops_although_a_client_never_ends_its_request() {
     let (status, output) = orders.wait();
     assert!(status.success(), "{status}");
     assert_eq!(output.last().unwrap(), "stopped");
+}
+
+#[test]
+fn observability_shows_a_request_and_its_replay_in_metrics_and_in_spans() {
+    let service = Running::start("observability", &[]);
+    for _ in 0..2 {
+        let charged = ureq::post(format!("http://{}/charges", service.address))
+            .header("idempotency-key", "order-1")
+            .send("amount=10");
+        assert_eq!(charged.unwrap().status(), 200);
+    }
+    let mut metrics = ureq::get(format!("http://{}/metrics", service.address)).call().unwrap();
+    let metrics = metrics.body_mut().read_to_string().unwrap();
+    for line in [
+        r#"idempotency_requests_total{outcome="init"} 1"#,
+        r#"idempotency_requests_total{outcome="cached"} 1"#,
+        r#"idempotency_store_call_seconds_count{operation="insert"} 2"#,
+        r#"idempotency_store_call_seconds_count{operation="complete"} 1"#,
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "{line} in\n{metrics}");
+    }
+    service.terminate();
+    let (status, output) = service.wait();
+    assert!(status.success(), "{status}");
+
+    let spans: Vec<PrintedSpan> = output.join("\n").split("Span #").skip(1).map(PrintedSpan::read).collect();
+    let by_id: HashMap<&str, &PrintedSpan> = spans.iter().map(|span| (&*span.id, span)).collect();
+    let mut paths: Vec<String> = spans
+        .iter()
+        .map(|span| {
+            let parent = |span: &&PrintedSpan| by_id.get(&*span.parent).copied();
+            let path: Vec<&str> = std::iter::successors(Some(span), parent).map(|span| &*span.name).collect();
+            path.join(" < ")
+        })
+        .collect();
+    paths.sort();
+    let expected = [
+        "charge < idempotency < request",
+        "idempotency < request",
+        "idempotency < request",
+        "request",
+        "request",
+        "settle < idempotency < request",
+        "store < settle < idempotency < request",
+        "store < track < idempotency < request",
+        "store < track < idempotency < request",
+        "track < idempotency < request",
+        "track < idempotency < request",
+    ];
+    assert_eq!(paths, expected);
+    let of = |outcome| {
+        spans.iter().find(|span| span.name == "idempotency" && span.text.contains(outcome)).expect(outcome)
+    };
+    let (done, replayed) =
+        (of("outcome: String(Owned(\"done\"))"), of("outcome: String(Owned(\"replayed\"))"));
+    let links = by_id[&*replayed.parent].text.split("Links:").nth(1).expect("a link");
+    assert!(links.contains(&done.id) && links.contains(&done.trace), "{links}");
+    assert_ne!(done.trace, replayed.trace);
+}
+
+struct PrintedSpan {
+    name: String,
+    trace: String,
+    id: String,
+    parent: String,
+    text: String,
+}
+
+impl PrintedSpan {
+    fn read(text: &str) -> Self {
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(name)).expect(name);
+            line.trim_start().trim_start_matches(": ").to_owned()
+        };
+        // The scope has a name of its own.
+        let own = text.split_once("\n\n").expect("two parts").1;
+        let name = own.lines().next().unwrap().split_once(": ").unwrap().1.to_owned();
+        let (trace, id, parent) = (field("TraceId"), field("SpanId"), field("ParentSpanId"));
+        Self { name, trace, id, parent, text: text.to_owned() }
+    }
 }

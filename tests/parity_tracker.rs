@@ -42,7 +42,7 @@ async fn another_fingerprint_is_a_mismatch() {
     let Ok(Tracked::Init(_permit)) = tracker.track(request()).await else { panic!() };
     let (id, _) = request();
     let other = tracker.track((id, Fingerprint::derive(None, [&b"other"[..]]))).await.unwrap();
-    let Tracked::Mismatch { expires_at } = other else { panic!("{other:?}") };
+    let Tracked::Mismatch { expires_at, .. } = other else { panic!("{other:?}") };
     assert!(expires_at > tracker.clock().now());
 }
 

@@ -5,9 +5,10 @@ use actix_web::{
     body::MessageBody,
     dev::{Payload, Service, ServiceRequest, ServiceResponse, forward_ready},
 };
-use idempotency_http::{Admission, Admitted};
+use idempotency_http::{Admission, Admitted, Identity, ReplayOf};
 use idempotency_tracker::{Once, Track};
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span, field};
 
 use crate::{
     ResponseBody, ResponseFuture,
@@ -56,10 +57,18 @@ where
                 ResponseFuture::answered(request.into_response(response))
             }
             Admission::Tracked(admitted) => {
-                ResponseFuture::tracked(track(self.shared.clone(), self.service.clone(), request, admitted))
+                let span = span();
+                let tracked =
+                    track(self.shared.clone(), self.service.clone(), request, admitted, span.clone());
+                ResponseFuture::tracked(tracked.instrument(span))
             }
         }
     }
+}
+
+/// Of a tracked request: `id` is its short id, `original` where the work of a replay was done.
+fn span() -> Span {
+    tracing::info_span!("idempotency", id = field::Empty, outcome = field::Empty, original = field::Empty)
 }
 
 /// One tracked request, from its payload to its answer.
@@ -68,6 +77,7 @@ async fn track<S, B>(
     service: Rc<S>,
     mut request: ServiceRequest,
     admitted: Admitted,
+    span: Span,
 ) -> Result<ServiceResponse<ResponseBody<B>>, Error>
 where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
@@ -78,8 +88,9 @@ where
         Ok(payload) => payload,
         Err(problem) => return Ok(request.into_response(response::from_bytes(policy.answer(problem)))),
     };
-    let (id, fingerprint) =
+    let Identity { id, fingerprint, meta, .. } =
         request::identify(policy, &admitted, request.request(), &payload, tracker.secret());
+    span.record("id", field::display(id));
     request.set_payload(Payload::from(payload));
     request.extensions_mut().insert(IsTracked);
 
@@ -104,15 +115,20 @@ where
         drop(send.send(answer));
         outcome
     };
-    let once = tracker.once_local(Track::new(id, fingerprint), work).await;
+    let once = tracker.once_local(Track::new(id, fingerprint).meta(meta), work).await;
+    span.record("outcome", once.as_ref().map_or_else(idempotency_tracker::Error::outcome, Once::outcome));
     let ours = |response| match request.take() {
         Some(request) => Ok(request.into_response(response)),
         // The handler had it and is no more.
         None => Err(response::into_error("the handler is gone", response)),
     };
     let expires_at = match &once {
-        Ok(Once::Done { expires_at, response, replayed: true }) => {
-            return ours(response::from_bytes(policy.replay(response, *expires_at)));
+        Ok(Once::Done { expires_at, response, replayed: true, meta }) => {
+            let replay = policy.replay(response, *expires_at, meta);
+            if let Some(ReplayOf(original)) = replay.extensions().get() {
+                span.record("original", field::display(original));
+            }
+            return ours(response::from_bytes(replay));
         }
         Ok(Once::Done { expires_at, .. }) => *expires_at,
         Ok(Once::NotDone(()) | Once::Unknown(())) => None,

@@ -5,8 +5,8 @@ use std::{future::poll_fn, pin::pin};
 use actix_web::{HttpRequest, dev::Payload, http::header};
 use bytes::Bytes;
 use futures_core::Stream;
-use idempotency_core::{Fingerprint, RequestId, Secret};
-use idempotency_http::{Admission, Admitted, Code, Problem, RequestHead};
+use idempotency_core::Secret;
+use idempotency_http::{Admission, Admitted, Code, Identity, Problem, RequestHead};
 use tokio::time::timeout;
 
 use crate::Policy;
@@ -23,7 +23,7 @@ pub(crate) fn identify(
     request: &HttpRequest,
     payload: &[u8],
     secret: Option<&Secret>,
-) -> (RequestId, Fingerprint) {
+) -> Identity {
     policy.identify(admitted, &head(request), request, payload, secret)
 }
 
@@ -42,6 +42,7 @@ fn head(request: &HttpRequest) -> RequestHead<'_> {
         content_type: header(header::CONTENT_TYPE),
         content_length,
         keys: &[],
+        traceparent: request.headers().get("traceparent").map(header::HeaderValue::as_bytes),
     }
 }
 

@@ -20,7 +20,7 @@ use actix_web::{
     },
 };
 use bytes::Bytes;
-use idempotency_http::{Code, Disposition, Fate};
+use idempotency_http::{Code, Disposition, Fate, ReplayOf};
 use idempotency_tracker::{ErrorKind, Once, Outcome};
 use tokio::time::sleep;
 
@@ -109,6 +109,9 @@ pub(crate) fn from_bytes<B: MessageBody>(response: http::Response<Bytes>) -> Htt
     let mut response = HttpResponse::with_body(status, ResponseBody::gathered(bytes));
     for (name, value) in parts.headers.iter().filter_map(|(name, value)| header(name, value)) {
         response.headers_mut().append(name, value);
+    }
+    if let Some(original) = parts.extensions.get::<ReplayOf>() {
+        response.extensions_mut().insert(*original);
     }
     response
 }

@@ -144,6 +144,8 @@ pub enum Tracked {
     Mismatch {
         /// Until when.
         expires_at: OffsetDateTime,
+        /// What its claim kept with it.
+        meta: Meta,
     },
 }
 

@@ -16,7 +16,7 @@ pub enum Verdict {
 pub fn verdict(record: &Record, claim: &Claim, on_orphan: OnOrphan, now: OffsetDateTime) -> Verdict {
     let expires_at = record.expires_at;
     if record.fingerprint != claim.fingerprint {
-        return Verdict::Answer(Tracked::Mismatch { expires_at });
+        return Verdict::Answer(Tracked::Mismatch { expires_at, meta: record.meta.clone() });
     }
     if on_orphan != OnOrphan::Halt && record.is_orphan(now) {
         return Verdict::TakeOver;

@@ -1,4 +1,4 @@
-use idempotency_core::{IdempotencyKey, Scope};
+use idempotency_core::{Fingerprint, IdempotencyKey, Meta, RequestId, Scope};
 
 use crate::Problem;
 
@@ -35,6 +35,8 @@ pub struct RequestHead<'a> {
     pub content_length: Option<u64>,
     /// The values of all headers that carry the idempotency key, one each.
     pub keys: &'a [&'a [u8]],
+    /// The value of `traceparent`.
+    pub traceparent: Option<&'a [u8]>,
 }
 
 /// What becomes of a request, judged by its head.
@@ -78,4 +80,28 @@ pub struct Admitted {
     pub key: IdempotencyKey,
     /// For whom.
     pub scope: Scope,
+}
+
+/// What tells a tracked request from others, and what is kept with it.
+///
+/// ```
+/// use idempotency_core::Scope;
+/// use idempotency_http::{Admission, Policy, RequestHead};
+///
+/// let policy: Policy<()> = Policy::new(Scope::global());
+/// let head = RequestHead { method: "POST", path: "/", keys: &[b"order-1"], ..RequestHead::default() };
+/// let Admission::Tracked(admitted) = policy.admit(&head, &()) else { panic!() };
+/// let of = |body: &[u8]| policy.identify(&admitted, &head, &(), body, None);
+/// assert_eq!(of(b"10").id, of(b"11").id);
+/// assert_ne!(of(b"10").fingerprint, of(b"11").fingerprint);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Identity {
+    /// The request.
+    pub id: RequestId,
+    /// What is asked for.
+    pub fingerprint: Fingerprint,
+    /// A [`RequestMeta`](crate::RequestMeta), as it is kept.
+    pub meta: Meta,
 }

@@ -20,15 +20,14 @@
 //! let mut payload = policy.buffer_request();
 //! payload.push(br#"{"amount":10}"#).unwrap();
 //! let payload = payload.finish();
-//! let (id, fingerprint) = policy.identify(&admitted, &head, &(), &payload, None);
+//! let identity = policy.identify(&admitted, &head, &(), &payload, None);
 //!
 //! // What is kept of the response, and how it is replayed.
 //! let mut capture = policy.capture(201, [("location", &b"/payments/7"[..])]);
 //! capture.push(b"created").unwrap();
 //! let (stored, _live) = capture.finish();
-//! let replay = policy.replay(&stored, None);
+//! let replay = policy.replay(&stored, None, &identity.meta);
 //! assert_eq!((replay.status().as_u16(), &replay.headers()["idempotency-replayed"]), (201, &"true".parse().unwrap()));
-//! # let _ = (id, fingerprint);
 //! ```
 //!
 //! It follows draft-ietf-httpapi-idempotency-key-header-07, which expired in April 2026 and is no RFC. Where the draft
@@ -43,10 +42,12 @@ mod codec;
 mod fate;
 mod head;
 mod key;
+mod meta;
 mod payload;
 mod policy;
 mod problem;
 mod stored_headers;
+mod trace;
 
 /// The types of requests and responses that a [`Policy`] speaks in.
 pub use {bytes, http};
@@ -56,8 +57,10 @@ pub use buffer::{Buffer, Full};
 pub use capture::Capture;
 pub use codec::{MalformedResponse, decode};
 pub use fate::{Disposition, Fate};
-pub use head::{Admission, Admitted, RequestHead};
+pub use head::{Admission, Admitted, Identity, RequestHead};
 pub use key::KeyRule;
+pub use meta::RequestMeta;
 pub use policy::{InvalidPolicy, Policy};
 pub use problem::{Code, Problem};
 pub use stored_headers::StoredHeaders;
+pub use trace::{ReplayOf, TraceParent};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use idempotency_core::{Fingerprint, Scope};
 
-use crate::{Budget, Code, Fate, KeyRule, Problem, StoredHeaders, payload::Payload};
+use crate::{Budget, Code, Fate, KeyRule, Problem, StoredHeaders, TraceParent, payload::Payload};
 
 /// How a route treats its requests: plain data with safe defaults.
 ///
@@ -61,10 +61,14 @@ pub struct Policy<R> {
     documentation: Option<String>,
     render: Option<Render>,
     challenge: Option<HeaderValue>,
+    trace: Option<TraceOf<R>>,
+    note: Option<NoteOf<R>>,
 }
 
 type Find<R> = Arc<dyn Fn(&R) -> Option<Scope> + Send + Sync>;
 type FateOf = Arc<dyn Fn(StatusCode) -> Fate + Send + Sync>;
+type TraceOf<R> = Arc<dyn Fn(&R) -> Option<TraceParent> + Send + Sync>;
+type NoteOf<R> = Arc<dyn Fn(&R, &[u8]) -> Vec<u8> + Send + Sync>;
 type Render = Arc<dyn Fn(&Problem) -> Response<Bytes> + Send + Sync>;
 
 enum ScopeBy<R> {
@@ -123,6 +127,8 @@ impl<R> Policy<R> {
             documentation: None,
             render: None,
             challenge: None,
+            trace: None,
+            note: None,
         }
     }
 
@@ -265,6 +271,23 @@ impl<R> Policy<R> {
         self
     }
 
+    /// Where a request stands in its trace, which is kept with it, so that a replay can be linked to the request that did
+    /// the work ([`ReplayOf`](crate::ReplayOf)). By default it is what the header `traceparent` says; a program that
+    /// traces by itself names its own span.
+    #[must_use]
+    pub fn trace(mut self, find: impl Fn(&R) -> Option<TraceParent> + Send + Sync + 'static) -> Self {
+        self.trace = Some(Arc::new(find));
+        self
+    }
+
+    /// What a resolver will need to know of a request: up to 256 bytes, made of it and of its body, kept with the record
+    /// as they are. Keep secrets out of it.
+    #[must_use]
+    pub fn note(mut self, note: impl Fn(&R, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        self.note = Some(Arc::new(note));
+        self
+    }
+
     /// Checks that all of it makes sense; adapters call it once, at start.
     ///
     /// # Errors
@@ -337,6 +360,8 @@ impl<R> Clone for Policy<R> {
             documentation: self.documentation.clone(),
             render: self.render.clone(),
             challenge: self.challenge.clone(),
+            trace: self.trace.clone(),
+            note: self.note.clone(),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{future::poll_fn, pin::pin};
 use bytes::Buf;
 use http::{header, request::Parts};
 use http_body::Body;
-use idempotency_core::{Fingerprint, RequestId, Secret};
-use idempotency_http::{Admission, Admitted, Code, Problem, RequestHead};
+use idempotency_core::Secret;
+use idempotency_http::{Admission, Admitted, Code, Identity, Problem, RequestHead};
 use tokio::time::timeout;
 
 use crate::{Policy, RequestBody};
@@ -23,7 +23,7 @@ pub(crate) fn identify<B>(
     parts: &Parts,
     payload: &RequestBody<B>,
     secret: Option<&Secret>,
-) -> (RequestId, Fingerprint) {
+) -> Identity {
     policy.identify(admitted, &head(parts), parts, payload.bytes(), secret)
 }
 
@@ -42,6 +42,7 @@ fn head(parts: &Parts) -> RequestHead<'_> {
         content_type: header(header::CONTENT_TYPE),
         content_length,
         keys: &[],
+        traceparent: parts.headers.get("traceparent").map(http::HeaderValue::as_bytes),
     }
 }
 

@@ -6,10 +6,11 @@ use std::{
 
 use http::{Request, Response, request::Parts};
 use http_body::Body;
-use idempotency_http::{Admission, Admitted};
-use idempotency_tracker::{Once, Outcome, Track};
+use idempotency_http::{Admission, Admitted, Identity, ReplayOf};
+use idempotency_tracker::{Error, Once, Outcome, Track};
 use tokio::sync::oneshot;
 use tower_service::Service;
+use tracing::{Instrument, Span, field};
 
 use crate::{
     RequestBody, ResponseBody, ResponseFuture,
@@ -70,7 +71,9 @@ where
                 // The one that was polled to be ready is the one to call.
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::tracked(track(self.shared.clone(), ready, parts, body, admitted))
+                let span = span();
+                let tracked = track(self.shared.clone(), ready, parts, body, admitted, span.clone());
+                ResponseFuture::tracked(tracked.instrument(span))
             }
         }
     }
@@ -79,6 +82,11 @@ where
 /// What a tracked request is answered, by the handler now or before, or by the policy.
 type Answer<B, E> = Result<Response<ResponseBody<B>>, E>;
 
+/// Of a tracked request: `id` is its short id, `original` where the work of a replay was done.
+fn span() -> Span {
+    tracing::info_span!("idempotency", id = field::Empty, outcome = field::Empty, original = field::Empty)
+}
+
 /// One tracked request, from its payload to its answer.
 async fn track<S, ReqBody, ResBody>(
     shared: Arc<Shared>,
@@ -86,6 +94,7 @@ async fn track<S, ReqBody, ResBody>(
     mut parts: Parts,
     body: ReqBody,
     admitted: Admitted,
+    span: Span,
 ) -> Answer<ResBody, S::Error>
 where
     S: Service<Request<RequestBody<ReqBody>>, Response = Response<ResBody>> + Send + 'static,
@@ -100,7 +109,9 @@ where
         Ok(payload) => payload,
         Err(problem) => return Ok(response::from_bytes(policy.answer(problem))),
     };
-    let (id, fingerprint) = request::identify(policy, &admitted, &parts, &payload, tracker.secret());
+    let Identity { id, fingerprint, meta, .. } =
+        request::identify(policy, &admitted, &parts, &payload, tracker.secret());
+    span.record("id", field::display(id));
     parts.extensions.insert(IsTracked);
 
     // What is stored comes back from `once`; the answer itself, with all that is not stored, comes this way.
@@ -117,10 +128,15 @@ where
         drop(send.send(answer));
         outcome
     };
-    let once = tracker.once_with(Track::new(id, fingerprint), work).await;
+    let once = tracker.once_with(Track::new(id, fingerprint).meta(meta), work).await;
+    span.record("outcome", once.as_ref().map_or_else(Error::outcome, Once::outcome));
     let expires_at = match &once {
-        Ok(Once::Done { expires_at, response, replayed: true }) => {
-            return Ok(response::from_bytes(policy.replay(response, *expires_at)));
+        Ok(Once::Done { expires_at, response, replayed: true, meta }) => {
+            let replay = policy.replay(response, *expires_at, meta);
+            if let Some(ReplayOf(original)) = replay.extensions().get() {
+                span.record("original", field::display(original));
+            }
+            return Ok(response::from_bytes(replay));
         }
         Ok(Once::Done { expires_at, .. }) => *expires_at,
         Ok(Once::NotDone(()) | Once::Unknown(())) => None,

@@ -22,8 +22,12 @@ use idempotency_engine::{Call, Event};
 use rand::rngs::StdRng;
 use time::OffsetDateTime;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::Span;
 
-use crate::{StoreBatch, gate::MAX_BATCH, hints::Hints, meters::Meters, store_actor::StoreReplies};
+use crate::{
+    StoreBatch, gate::MAX_BATCH, hints::Hints, meters::Meters, request_tracker::outcome,
+    store_actor::StoreReplies,
+};
 
 /// Starts a backend actor on the same store as the one before.
 pub(crate) type StartBackend = Arc<dyn Start>;
@@ -53,8 +57,8 @@ pub(crate) struct Backend {
     capabilities: Capabilities,
     store_limit: Duration,
     state: State,
-    /// What the engine wants called and was not sent yet, and since when.
-    calls: VecDeque<(Call, StoreCommand, Instant)>,
+    /// What the engine wants called and was not sent yet.
+    calls: VecDeque<Queued>,
     /// A prune step that rests.
     resting: Option<(Pin<Box<Sleep>>, StoreCommand)>,
     /// Its timer was not asked yet.
@@ -217,7 +221,7 @@ impl Backend {
         self.noted = None;
     }
 
-    pub(crate) fn call(&mut self, call: Call, command: StoreCommand) {
+    pub(crate) fn call(&mut self, call: Call, command: StoreCommand, span: Span) {
         match call {
             Call::Prune => {
                 self.resting = Some((Box::pin(sleep_until(Instant::now() + REST)), command));
@@ -229,7 +233,7 @@ impl Backend {
                     StoreCommand::Watch(id) if !self.capabilities.push => StoreCommand::Lookup(id),
                     command => command,
                 };
-                self.calls.push_back((call, command, Instant::now()));
+                self.calls.push_back(Queued { call, command, since: Instant::now(), span });
             }
         }
     }
@@ -250,12 +254,10 @@ impl Backend {
         let together = self.capabilities.batches || self.capabilities.immediate;
         while !self.calls.is_empty() {
             let most = if together { self.calls.len().min(MAX_BATCH) } else { 1 };
-            let (calls, commands): (Vec<_>, Vec<_>) =
-                self.calls.drain(..most).map(|(call, command, _)| (call, command)).collect();
+            let (calls, commands): (Vec<_>, Vec<_>) = self.calls.drain(..most).map(Queued::sent).collect();
             if let Some(noted) = &mut self.noted {
                 noted.extend(commands.iter().filter_map(StoreCommand::id));
             }
-            let names = commands.iter().map(StoreCommand::name).collect();
             let request = recipient.send(StoreBatch { commands, now });
             // The actor bounds its calls; this bound is for a store that blocks its thread, and for an actor that
             // does not answer. One that answers at once has no time to run out of.
@@ -264,7 +266,7 @@ impl Backend {
                 false => Box::pin(request.timeout(self.store_limit * 3)),
             };
             self.under_way.push(UnderWay {
-                sent: Sent { calls, names, at: Instant::now(), restarts: self.restarts },
+                sent: Sent { calls, at: Instant::now(), restarts: self.restarts },
                 request,
             });
         }
@@ -283,13 +285,23 @@ impl Backend {
             && rest.as_mut().poll(cx).is_ready()
             && let Some((_, command)) = self.resting.take()
         {
-            self.calls.push_back((Call::Prune, command, Instant::now()));
+            let (call, since, span) = (Call::Prune, Instant::now(), Span::none());
+            self.calls.push_back(Queued { call, command, since, span });
         }
         while let Poll::Ready(Some((sent, replies))) = self.under_way.poll_next_unpin(cx) {
-            for name in sent.names {
-                meters.call(name, sent.at.elapsed());
+            let (from, took) = (returned.len(), sent.at.elapsed());
+            let (calls, spans): (Vec<_>, Vec<_>) = sent
+                .calls
+                .into_iter()
+                .map(|sent| {
+                    meters.call(sent.name, took);
+                    (sent.call, sent.span)
+                })
+                .collect();
+            self.take_in(calls, replies, sent.restarts, now, returned);
+            for (span, (_, reply)) in spans.iter().zip(&returned[from..]) {
+                span.record("outcome", outcome(reply));
             }
-            self.take_in(sent.calls, replies, sent.restarts, now, returned);
         }
         self.poll_state(now, cx, returned)
     }
@@ -342,6 +354,29 @@ impl Backend {
     }
 }
 
+/// A call that was not sent yet.
+struct Queued {
+    call: Call,
+    command: StoreCommand,
+    since: Instant,
+    /// From here to its answer.
+    span: Span,
+}
+
+impl Queued {
+    fn sent(self) -> (SentCall, StoreCommand) {
+        let name = self.command.name();
+        (SentCall { call: self.call, name, span: self.span }, self.command)
+    }
+}
+
+/// A call that waits for its answer.
+struct SentCall {
+    call: Call,
+    name: &'static str,
+    span: Span,
+}
+
 /// A batch on its way.
 struct UnderWay {
     sent: Sent,
@@ -350,8 +385,7 @@ struct UnderWay {
 
 /// What was sent together.
 struct Sent {
-    calls: Vec<Call>,
-    names: Vec<&'static str>,
+    calls: Vec<SentCall>,
     at: Instant,
     /// How often the backend had been restarted by then.
     restarts: u64,
@@ -362,11 +396,7 @@ impl Future for UnderWay {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let replies = ready!(self.request.as_mut().poll(cx));
-        let sent = Sent {
-            calls: mem::take(&mut self.sent.calls),
-            names: mem::take(&mut self.sent.names),
-            ..self.sent
-        };
+        let sent = Sent { calls: mem::take(&mut self.sent.calls), ..self.sent };
         Poll::Ready((sent, replies))
     }
 }

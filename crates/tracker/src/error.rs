@@ -79,8 +79,8 @@ impl Error {
         &self.kind
     }
 
-    /// One word for metrics labels.
-    pub(crate) fn outcome(&self) -> &'static str {
+    /// One word for logs and metrics labels.
+    pub fn outcome(&self) -> &'static str {
         match self.kind {
             ErrorKind::Overloaded => "overloaded",
             ErrorKind::ShuttingDown => "shutting_down",

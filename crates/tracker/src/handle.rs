@@ -11,7 +11,7 @@ use actix::{Addr, Recipient};
 use idempotency_core::{Capabilities, Clock, Fingerprint, Owner, Record, RequestId, Scope, Secret, Store};
 use idempotency_engine::Caller;
 use tokio::{runtime, sync::oneshot};
-use tracing::Span;
+use tracing::{Span, field};
 
 use crate::{
     Error, Forgotten, Permit, RequestTracker, ShutdownReport, StatusReport, StoreBatch, SwapPolicy,
@@ -70,8 +70,9 @@ impl TrackerHandle {
     ///
     /// `Overloaded`, `ShuttingDown`, `Unavailable`, `Invalid`.
     pub fn track(&self, track: impl Into<Track>) -> Tracking {
-        let track = track.into();
-        let span = tracing::debug_span!("track", id = %track.id);
+        let mut track = track.into();
+        let span = tracing::debug_span!("track", id = %track.id, outcome = field::Empty);
+        track.span = span.clone();
         let inbox = self.0.inbox.clone();
         let state = match inbox.admit() {
             Err(refused) => {
@@ -309,9 +310,11 @@ impl Future for Tracking {
             TrackingState::Answered => Err(Error::invalid("the answer was taken already")),
         };
         self.state = TrackingState::Answered;
+        let outcome = tracked.as_ref().map_or_else(Error::outcome, Tracked::outcome);
+        self.span.record("outcome", outcome);
         self.span.in_scope(|| match &tracked {
-            Ok(tracked) => tracing::debug!(outcome = tracked.outcome(), "answered"),
-            Err(error) => tracing::debug!(%error, "answered"),
+            Ok(_) => tracing::debug!(outcome, "answered"),
+            Err(error) => tracing::debug!(outcome, %error, "answered"),
         });
         Poll::Ready(tracked)
     }

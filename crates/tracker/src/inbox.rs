@@ -14,6 +14,7 @@ use std::{
 use idempotency_core::{Change, Cursor, Owner, Page, Record, RequestId};
 use idempotency_engine::Caller;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Span;
 
 use crate::{
     Error, ErrorKind, Forgotten, Settled, ShutdownReport, StatusReport, SwapPolicy, SwapReport, Track,
@@ -46,6 +47,8 @@ pub(crate) enum Input {
         owner: Owner,
         change: Change,
         reply: Reply<Result<Settled, Error>>,
+        /// What its store calls belong to.
+        span: Span,
     },
     Lookup {
         id: RequestId,

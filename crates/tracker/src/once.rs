@@ -1,7 +1,7 @@
 use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
-use idempotency_core::{Fingerprint, HaltReason, RequestId, StoredResponse};
+use idempotency_core::{Fingerprint, HaltReason, Meta, RequestId, StoredResponse};
 use time::OffsetDateTime;
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::Instrument;
@@ -71,6 +71,8 @@ pub enum Once<E> {
         replayed: bool,
         /// Until when it is kept; `None` if it was done now and is not stored, or not yet.
         expires_at: Option<OffsetDateTime>,
+        /// What the claim of the work kept with it, such as the trace of the request that did it.
+        meta: Meta,
     },
     /// Somebody works on it.
     Processing {
@@ -90,6 +92,8 @@ pub enum Once<E> {
     Mismatch {
         /// Until when.
         expires_at: OffsetDateTime,
+        /// What its claim kept with it.
+        meta: Meta,
     },
     /// The work said that nothing was done.
     NotDone(E),
@@ -97,6 +101,22 @@ pub enum Once<E> {
     Unknown(E),
     /// The work panicked just now. Every retry hears `Halted(Panicked)`.
     Panicked,
+}
+
+impl<E> Once<E> {
+    /// One word for logs and metrics labels.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Done { replayed: false, .. } => "done",
+            Self::Done { replayed: true, .. } => "replayed",
+            Self::Processing { .. } => "processing",
+            Self::Halted { .. } => "halted",
+            Self::Mismatch { .. } => "mismatch",
+            Self::NotDone(_) => "not_done",
+            Self::Unknown(_) => "unknown",
+            Self::Panicked => "panicked",
+        }
+    }
 }
 
 impl TrackerHandle {
@@ -154,9 +174,12 @@ impl TrackerHandle {
         Fut: Future<Output = Outcome<E>> + Send + 'static,
         E: Send + 'static,
     {
-        let runtime = self.runtime();
+        let (runtime, track) = (self.runtime(), track.into());
+        let meta = track.meta.clone();
         match self.track(track).await? {
-            Tracked::Init(permit) => Ok(joined(runtime.spawn(run(permit, work).in_current_span())).await),
+            Tracked::Init(permit) => {
+                Ok(joined(runtime.spawn(run(permit, meta, work).in_current_span())).await)
+            }
             tracked => Ok(answered(tracked)),
         }
     }
@@ -177,15 +200,17 @@ impl TrackerHandle {
         Fut: Future<Output = Outcome<E>> + 'static,
         E: 'static,
     {
+        let track = track.into();
+        let meta = track.meta.clone();
         match self.track(track).await? {
-            Tracked::Init(permit) => Ok(joined(spawn_local(run(permit, work).in_current_span())).await),
+            Tracked::Init(permit) => Ok(joined(spawn_local(run(permit, meta, work).in_current_span())).await),
             tracked => Ok(answered(tracked)),
         }
     }
 }
 
 /// Works under a permit, and says how it ended.
-async fn run<F, Fut, E>(permit: Permit, work: F) -> Once<E>
+async fn run<F, Fut, E>(permit: Permit, meta: Meta, work: F) -> Once<E>
 where
     F: FnOnce(Lease) -> Fut,
     Fut: Future<Output = Outcome<E>>,
@@ -197,7 +222,7 @@ where
     let expires_at = permit.expires_at();
     let (settling, mut once) = match outcome {
         Ok(Outcome::Done(response)) => {
-            let done = Once::Done { response: response.clone(), replayed: false, expires_at: None };
+            let done = Once::Done { response: response.clone(), replayed: false, expires_at: None, meta };
             (permit.complete(response), done)
         }
         Ok(Outcome::NotDone(error)) => (permit.release(), Once::NotDone(error)),
@@ -224,11 +249,11 @@ fn answered<E>(tracked: Tracked) -> Once<E> {
     match tracked {
         Tracked::Init(_) => unreachable!("the caller works under the permit"),
         Tracked::Processing { since, retry_after } => Once::Processing { since, retry_after },
-        Tracked::Cached { response, expires_at, .. } => {
-            Once::Done { response, replayed: true, expires_at: Some(expires_at) }
+        Tracked::Cached { response, expires_at, meta } => {
+            Once::Done { response, replayed: true, expires_at: Some(expires_at), meta }
         }
         Tracked::Halted { reason, expires_at } => Once::Halted { reason, expires_at: Some(expires_at) },
-        Tracked::Mismatch { expires_at } => Once::Mismatch { expires_at },
+        Tracked::Mismatch { expires_at, meta } => Once::Mismatch { expires_at, meta },
     }
 }
 

@@ -162,13 +162,13 @@ impl Permit {
         let span = tracing::debug_span!("settle", id = %self.id, change = change.name());
         let (reply, answer) = oneshot::channel();
         let inbox = self.inbox.clone();
-        self.hand_over(change, Some(reply));
+        self.hand_over(change, Some(reply), span.clone());
         Settling { answer, inbox, span }
     }
 
-    pub(crate) fn hand_over(mut self, change: Change, reply: Reply<Result<Settled, Error>>) {
+    pub(crate) fn hand_over(mut self, change: Change, reply: Reply<Result<Settled, Error>>, span: Span) {
         self.fate = Fate::Spent;
-        self.inbox.push(Input::Settle { id: self.id, owner: self.owner, change, reply });
+        self.inbox.push(Input::Settle { id: self.id, owner: self.owner, change, reply, span });
     }
 
     pub(crate) fn completed(&self, response: StoredResponse) -> Change {
@@ -190,7 +190,8 @@ impl Drop for Permit {
                 let reason = if thread::panicking() { HaltReason::Panicked } else { HaltReason::Cancelled };
                 tracing::warn!(id = %self.id, %reason, "a permit was dropped without a result");
                 let change = Change::Halt { reason, retention: self.retention };
-                self.inbox.push(Input::Settle { id: self.id, owner: self.owner, change, reply: None });
+                let (id, owner, span) = (self.id, self.owner, Span::none());
+                self.inbox.push(Input::Settle { id, owner, change, reply: None, span });
             }
         }
     }

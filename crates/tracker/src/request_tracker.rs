@@ -1,4 +1,5 @@
 mod answering;
+mod asking;
 mod drive;
 mod ending;
 mod mailbox;
@@ -20,8 +21,10 @@ use idempotency_engine::{self as engine, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use time::OffsetDateTime;
 use tokio::{runtime, sync::oneshot};
+use tracing::Span;
 
-use self::{drive::Drive, swapping::Swapping};
+pub(crate) use self::asking::outcome;
+use self::{asking::Asking, drive::Drive, swapping::Swapping};
 use crate::{
     Error, Forgotten, Resolver, Settled, StatusReport, Tracked,
     backend::{Backend, FirstSetup},
@@ -60,6 +63,7 @@ pub struct RequestTracker {
     inherited: Option<Vec<Event>>,
     commands: Vec<Command>,
     callers: HashMap<Caller, Waiting>,
+    asking: Asking,
     random: StdRng,
     backend: Backend,
     inbox: Inbox,
@@ -79,7 +83,7 @@ pub struct RequestTracker {
 /// Who waits for an answer of the engine.
 enum Waiting {
     Track { track: Tracking, reply: Reply<Result<Tracked, Error>> },
-    Settle(Reply<Result<Settled, Error>>),
+    Settle { id: RequestId, reply: Reply<Result<Settled, Error>> },
     Lookup(Reply<Result<Option<Record>, Error>>),
     Scan(Reply<Result<Page, Error>>),
     Forget(Reply<Result<Forgotten, Error>>),
@@ -136,6 +140,7 @@ impl RequestTracker {
             inherited: Some(events),
             commands: Vec::new(),
             callers: HashMap::new(),
+            asking: Asking::default(),
             random,
             backend,
             inbox,
@@ -166,10 +171,11 @@ impl RequestTracker {
 
     fn take_in(&mut self, input: Input, now: OffsetDateTime) {
         match input {
-            Input::Track { caller, track, reply, slot } => {
-                let id = track.id;
+            Input::Track { caller, mut track, reply, slot } => {
+                let (id, span) = (track.id, mem::replace(&mut track.span, Span::none()));
                 match track.resolve(&self.parts.defaults, Owner::from_u128(random_u128(&mut self.random))) {
                     Ok((track, resolver)) => {
+                        self.asking.begin(id, caller, span);
                         let tracking = Tracking { id, tenant: track.tenant, resolver, slot };
                         self.callers.insert(caller, Waiting::Track { track: tracking, reply });
                         self.decide(now, Event::Track { caller, track });
@@ -192,10 +198,13 @@ impl RequestTracker {
                 }
                 self.decide(now, Event::Undelivered { id, owner });
             }
-            Input::Settle { id, owner, change, reply } => {
+            Input::Settle { id, owner, change, reply, span } => {
                 // It must not die with this actor.
                 self.estate.borrow_mut().unsettled.insert(owner, (id, change.clone()));
-                let caller = reply.map(|reply| self.wait(Waiting::Settle(Some(reply))));
+                let caller = reply.map(|reply| self.wait(Waiting::Settle { id, reply: Some(reply) }));
+                if let Some(caller) = caller {
+                    self.asking.begin(id, caller, span);
+                }
                 self.decide(now, Event::Settle { id, owner, change, caller });
             }
             Input::Lookup { id, reply } => {
@@ -232,6 +241,15 @@ impl RequestTracker {
         caller
     }
 
+    /// Nobody waits under this name any more.
+    fn waited(&mut self, caller: Caller) -> Option<Waiting> {
+        let waiting = self.callers.remove(&caller)?;
+        if let Waiting::Track { track: Tracking { id, .. }, .. } | Waiting::Settle { id, .. } = &waiting {
+            self.asking.end(id, caller);
+        }
+        Some(waiting)
+    }
+
     fn decide(&mut self, now: OffsetDateTime, event: Event) {
         self.engine.handle(now, event, &mut self.commands);
     }
@@ -249,10 +267,11 @@ impl RequestTracker {
                         self.answered.retain(|(id, _)| *id != claim.id);
                         self.estate.borrow_mut().sent.insert(claim.id, claim.clone());
                     }
-                    self.backend.call(call, command);
+                    let span = self.asking.call(&command);
+                    self.backend.call(call, command, span);
                 }
                 Command::Answer(caller, answer) => self.answer(ctx, now, caller, answer),
-                Command::Dismiss(caller) => drop(self.callers.remove(&caller)),
+                Command::Dismiss(caller) => drop(self.waited(caller)),
                 Command::Held { owner, until } => {
                     if let Some(live) = self.estate.borrow().live.get(&owner) {
                         live.lease.keep(until);

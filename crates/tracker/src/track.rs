@@ -4,6 +4,7 @@ use actix::Message;
 use idempotency_core::{Claim, Fingerprint, HaltReason, Meta, Owner, RequestId, StoredResponse, Tenant};
 use idempotency_engine::{self as engine, OnConcurrent};
 use time::OffsetDateTime;
+use tracing::Span;
 
 use crate::{Error, OnOrphan, Permit, Resolver};
 
@@ -46,6 +47,8 @@ pub struct Track {
     pub tenant: Option<Tenant>,
     /// An operator takes over from this owner, whatever the policy.
     pub(crate) takes_over: Option<Owner>,
+    /// What its store calls belong to.
+    pub(crate) span: Span,
 }
 
 impl Track {
@@ -62,6 +65,7 @@ impl Track {
             on_concurrent: None,
             tenant: None,
             takes_over: None,
+            span: Span::none(),
         }
     }
 
@@ -225,6 +229,8 @@ pub enum Tracked {
     Mismatch {
         /// Until when.
         expires_at: OffsetDateTime,
+        /// What its claim kept with it, such as digests that tell where the payloads differ.
+        meta: Meta,
     },
 }
 

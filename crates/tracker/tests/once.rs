@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use idempotency_core::HaltReason;
+use idempotency_core::{HaltReason, Meta};
 use idempotency_store_memory::MemoryStore;
 use idempotency_tracker::{OnOrphan, Once, Outcome, Track};
 use tokio::{sync::oneshot, time::sleep};
@@ -29,7 +29,10 @@ fn the_work_runs_once_and_its_response_is_replayed() {
             };
             let once = tracker.once(id(1), payload(), work).await.unwrap();
             let expires_at = Some(tracker.clock().now() + time::Duration::DAY);
-            assert_eq!(once, Once::Done { response: "done".into(), replayed, expires_at });
+            assert_eq!(
+                once,
+                Once::Done { response: "done".into(), replayed, expires_at, meta: Meta::default() }
+            );
         }
         assert_eq!(runs.load(Ordering::SeqCst), 1);
         let other =
@@ -104,7 +107,10 @@ fn work_that_is_not_send_runs_where_it_is_asked_for() {
         };
         let once = tracker.once_local(Track::new(id(1), payload()), work).await.unwrap();
         let expires_at = Some(tracker.clock().now() + time::Duration::DAY);
-        assert_eq!(once, Once::Done { response: "here".into(), replayed: false, expires_at });
+        assert_eq!(
+            once,
+            Once::Done { response: "here".into(), replayed: false, expires_at, meta: Meta::default() }
+        );
     });
 }
 
@@ -120,7 +126,10 @@ fn the_response_goes_out_although_the_store_is_down() {
         };
         let before = tokio::time::Instant::now();
         let once = tracker.once(id(1), payload(), work).await.unwrap();
-        assert_eq!(once, Once::Done { response: "done".into(), replayed: false, expires_at: None });
+        assert_eq!(
+            once,
+            Once::Done { response: "done".into(), replayed: false, expires_at: None, meta: Meta::default() }
+        );
         assert!(
             before.elapsed() <= Duration::from_millis(1100),
             "{:?}: put_patience and a little",

@@ -32,7 +32,10 @@ impl Lane {
             // While the result is on its way for the first time, those who ask are better off waiting for it.
             return match live.ending {
                 Ending::Settling => Here::Soon,
-                _ => Here::Answer(Tracked::Mismatch { expires_at: live.expires_at().into() }),
+                _ => Here::Answer(Tracked::Mismatch {
+                    expires_at: live.expires_at().into(),
+                    meta: live.claim.meta.clone(),
+                }),
             };
         }
         match live.ending {

@@ -4,12 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use idempotency_core::{Body, Fingerprint, HaltReason, RequestId, Secret, StoredResponse};
+use idempotency_core::{Body, HaltReason, Meta, RequestId, Secret, StoredResponse};
 use time::OffsetDateTime;
 
 use super::{Policy, ScopeBy};
 use crate::{
-    Admission, Admitted, Buffer, Capture, Code, Disposition, Fate, Full, Problem, RequestHead, codec,
+    Admission, Admitted, Buffer, Capture, Code, Disposition, Fate, Full, Identity, Problem, ReplayOf,
+    RequestHead, RequestMeta, TraceParent, codec,
     key::{self, NoKey},
 };
 
@@ -75,11 +76,19 @@ impl<R> Policy<R> {
         request: &R,
         body: &[u8],
         secret: Option<&Secret>,
-    ) -> (RequestId, Fingerprint) {
+    ) -> Identity {
         let host = if self.host { host(head.host.unwrap_or_default()) } else { String::new() };
         let parts = [head.method.as_bytes(), host.as_bytes(), head.path.as_bytes(), admitted.key.as_bytes()];
         let id = RequestId::derive(secret, &admitted.scope, parts);
-        (id, self.payload.fingerprint(head, request, body, secret))
+        let meta = RequestMeta {
+            trace: match &self.trace {
+                Some(find) => find(request),
+                None => head.traceparent.and_then(TraceParent::parse),
+            },
+            note: self.note.as_ref().map_or_else(Bytes::new, |note| note(request, body).into()),
+        };
+        let fingerprint = self.payload.fingerprint(head, request, body, secret);
+        Identity { id, fingerprint, meta: meta.write() }
     }
 
     /// What becomes of the key of a request that its handler has answered.
@@ -126,8 +135,22 @@ impl<R> Policy<R> {
     /// The stored response as it was, plus `Idempotency-Replayed: true`; or the problem that it was not kept or cannot
     /// be read.
     ///
-    /// Trailers that were stored are in the extensions, as a [`HeaderMap`].
-    pub fn replay(&self, stored: &StoredResponse, expires_at: Option<OffsetDateTime>) -> Response<Bytes> {
+    /// In the extensions are trailers that were stored, as a [`HeaderMap`], and the trace of the request that did the work,
+    /// as [`ReplayOf`].
+    pub fn replay(
+        &self,
+        stored: &StoredResponse,
+        expires_at: Option<OffsetDateTime>,
+        meta: &Meta,
+    ) -> Response<Bytes> {
+        let mut response = self.replayed(stored, expires_at);
+        if let Some(trace) = RequestMeta::read(meta).and_then(|meta| meta.trace) {
+            response.extensions_mut().insert(ReplayOf(trace));
+        }
+        response
+    }
+
+    fn replayed(&self, stored: &StoredResponse, expires_at: Option<OffsetDateTime>) -> Response<Bytes> {
         if *stored.body() == Body::NotKept {
             return self.answer(self.problem(Code::ResponseUnavailable));
         }

@@ -1,5 +1,5 @@
 use http::HeaderMap;
-use idempotency_core::{Digest, RequestId, Secret, StoredResponse};
+use idempotency_core::{Digest, Meta, RequestId, Secret, StoredResponse};
 use time::OffsetDateTime;
 
 use super::*;
@@ -24,7 +24,8 @@ fn refused(policy: &Plain, head: &RequestHead<'_>) -> Option<Code> {
 
 fn identified(policy: &Plain, head: &RequestHead<'_>, body: &[u8]) -> (RequestId, Fingerprint) {
     let Admission::Tracked(admitted) = policy.admit(head, &()) else { panic!("{head:?}") };
-    policy.identify(&admitted, head, &(), body, None)
+    let identity = policy.identify(&admitted, head, &(), body, None);
+    (identity.id, identity.fingerprint)
 }
 
 #[test]
@@ -99,7 +100,7 @@ fn the_secret_keys_both() {
     let secret = Secret::new([7; 32]);
     let keyed = policy().identify(&admitted, &head(keys), &(), b"body", Some(&secret));
     let unkeyed = policy().identify(&admitted, &head(keys), &(), b"body", None);
-    assert!(keyed.0 != unkeyed.0 && keyed.1 != unkeyed.1);
+    assert!(keyed.id != unkeyed.id && keyed.fingerprint != unkeyed.fingerprint);
 }
 
 #[test]
@@ -133,9 +134,9 @@ fn what_is_never_gathered_is_stored_as_a_marker() {
 
 #[test]
 fn a_response_that_was_not_kept_or_cannot_be_read_is_a_problem() {
-    let not_kept = policy().replay(&StoredResponse::not_kept(Digest::of(b"x")), None);
+    let not_kept = policy().replay(&StoredResponse::not_kept(Digest::of(b"x")), None, &Meta::default());
     assert_eq!(not_kept.status(), StatusCode::CONFLICT);
-    let malformed = policy().replay(&StoredResponse::new("rubbish"), None);
+    let malformed = policy().replay(&StoredResponse::new("rubbish"), None, &Meta::default());
     assert_eq!(malformed.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(malformed.headers()["retry-after"], "60");
 }
@@ -154,7 +155,7 @@ fn trailers_come_back_and_are_announced() {
     let mut capture = policy.capture(200, []);
     capture.push(b"body").unwrap();
     capture.trailers([("x-sum", &b"42"[..]), ("set-cookie", b"a=1")]);
-    let replay = policy.replay(&capture.finish().0, None);
+    let replay = policy.replay(&capture.finish().0, None, &Meta::default());
     assert_eq!(replay.headers()["trailer"], "x-sum");
     assert_eq!(replay.extensions().get::<HeaderMap>().unwrap()["x-sum"], "42");
     assert_eq!(replay.body(), "body");

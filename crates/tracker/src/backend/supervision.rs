@@ -13,7 +13,7 @@ use rand::RngExt;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Backend, FirstSetup, Returned, State};
+use super::{Backend, FirstSetup, Queued, Returned, State};
 use crate::{StoreBatch, store_actor::StoreReplies};
 
 /// After this time a failure says nothing of the next one.
@@ -163,8 +163,9 @@ impl Backend {
     /// What has waited for longer than a call may take, or at all if the breaker is open, was certainly not sent.
     fn give_up_old_calls(&mut self, returned: &mut Vec<Returned>) {
         let old = |since: &Instant| self.is_open || since.elapsed() >= self.store_limit;
-        while self.calls.front().is_some_and(|(.., since)| old(since)) {
-            let Some((call, ..)) = self.calls.pop_front() else { return };
+        while self.calls.front().is_some_and(|queued| old(&queued.since)) {
+            let Some(Queued { call, span, .. }) = self.calls.pop_front() else { return };
+            span.record("outcome", "not_sent");
             let error =
                 StoreError::new(StoreErrorKind::Unavailable, "the backend is being restarted").not_applied();
             returned.push((call, Err(error)));

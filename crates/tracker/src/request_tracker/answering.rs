@@ -16,7 +16,7 @@ impl RequestTracker {
         caller: Caller,
         answered: Answer,
     ) {
-        let Some(waiting) = self.callers.remove(&caller) else { return };
+        let Some(waiting) = self.waited(caller) else { return };
         match (waiting, answered) {
             (Waiting::Track { track, reply }, Answer::Tracked(tracked)) => {
                 let tracked = tracked.map(|tracked| self.tracked(now, &track, tracked)).map_err(Error::from);
@@ -27,7 +27,7 @@ impl RequestTracker {
                 }
                 answer(reply, tracked);
             }
-            (Waiting::Settle(reply), Answer::Settled(settled)) => answer(reply, Ok(settled)),
+            (Waiting::Settle { reply, .. }, Answer::Settled(settled)) => answer(reply, Ok(settled)),
             (Waiting::Lookup(reply), Answer::Found(found)) => answer(reply, found.map_err(Error::from)),
             (Waiting::Scan(reply), Answer::Page(page)) => answer(reply, page.map_err(Error::from)),
             (Waiting::Forget(reply), Answer::Forgotten(forgotten)) => {
@@ -52,7 +52,7 @@ impl RequestTracker {
                 Tracked::Cached { response, expires_at, meta }
             }
             engine::Tracked::Halted { reason, expires_at } => Tracked::Halted { reason, expires_at },
-            engine::Tracked::Mismatch { expires_at } => Tracked::Mismatch { expires_at },
+            engine::Tracked::Mismatch { expires_at, meta } => Tracked::Mismatch { expires_at, meta },
         }
     }
 

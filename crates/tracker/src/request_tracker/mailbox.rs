@@ -5,6 +5,7 @@ use std::fmt;
 use actix::{Context, Handler, Message, dev::MessageResponse};
 use idempotency_core::{Change, Record};
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::RequestTracker;
 use crate::{
@@ -51,7 +52,7 @@ impl Handler<PutResponse> for RequestTracker {
 
     fn handle(&mut self, put: PutResponse, _: &mut Self::Context) -> Self::Result {
         let change = put.permit.completed(put.response);
-        Later(Box::new(move |reply| put.permit.hand_over(change, reply)))
+        Later(Box::new(move |reply| put.permit.hand_over(change, reply, Span::none())))
     }
 }
 
@@ -60,7 +61,7 @@ impl Handler<Halt> for RequestTracker {
 
     fn handle(&mut self, halt: Halt, _: &mut Self::Context) -> Self::Result {
         let change = halt.permit.halted(halt.reason);
-        Later(Box::new(move |reply| halt.permit.hand_over(change, reply)))
+        Later(Box::new(move |reply| halt.permit.hand_over(change, reply, Span::none())))
     }
 }
 
@@ -68,7 +69,7 @@ impl Handler<Release> for RequestTracker {
     type Result = Later<Result<Settled, Error>>;
 
     fn handle(&mut self, release: Release, _: &mut Self::Context) -> Self::Result {
-        Later(Box::new(move |reply| release.permit.hand_over(Change::Release, reply)))
+        Later(Box::new(move |reply| release.permit.hand_over(Change::Release, reply, Span::none())))
     }
 }
 
