@@ -8,6 +8,7 @@ mod parity_store;
 mod parity_tracker;
 
 mod examples;
+mod flood;
 mod history;
 mod kill;
 mod ledger;
