@@ -80,7 +80,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// `POST /charges`: the work, in a span of its own.
-#[expect(clippy::unused_async, reason = "a handler is asynchronous")]
 async fn charge() -> String {
     tracing::info_span!("charge").in_scope(|| "charged\n".to_owned())
 }

@@ -76,8 +76,8 @@ mod transform;
 pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use idempotency_http::{
-    Budget, Code, Disposition, Fate, InvalidPolicy, KeyRule, Problem, ReplayOf, RequestMeta, StoredHeaders,
-    TraceParent, bytes, http,
+    Budget, Code, Disposition, Fate, IdempotentRequest, InvalidPolicy, KeyRule, Problem, ReplayOf,
+    RequestMeta, StoredHeaders, TraceParent, bytes, http,
 };
 pub use middleware::IdempotencyMiddleware;
 pub use transform::Idempotency;

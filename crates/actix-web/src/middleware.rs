@@ -5,8 +5,8 @@ use actix_web::{
     body::MessageBody,
     dev::{Payload, Service, ServiceRequest, ServiceResponse, forward_ready},
 };
-use idempotency_http::{Admission, Admitted, Identity, ReplayOf};
-use idempotency_tracker::{Once, Track};
+use idempotency_http::{Admission, Admitted, IdempotentRequest, ReplayOf};
+use idempotency_tracker::{Lease, Once, Track};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span, field};
 
@@ -83,14 +83,22 @@ where
     S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
     B: MessageBody + 'static,
 {
-    let Shared { tracker, policy } = &*shared;
+    let Shared { tracker, policy, tracking } = &*shared;
     let payload = match request::read(policy, request.take_payload()).await {
         Ok(payload) => payload,
         Err(problem) => return Ok(request.into_response(response::from_bytes(policy.answer(problem)))),
     };
-    let Identity { id, fingerprint, meta, .. } =
-        request::identify(policy, &admitted, request.request(), &payload, tracker.secret());
-    span.record("id", field::display(id));
+    let identified = request::identify(policy, &admitted, request.request(), &payload, tracker.secret());
+    let identity = match identified {
+        Ok(identity) => identity,
+        Err(problem) => return Ok(request.into_response(response::from_bytes(policy.answer(problem)))),
+    };
+    span.record("id", field::display(identity.id));
+    let mut track = Track::new(identity.id, identity.fingerprint).meta(identity.meta.clone());
+    track.patience = admitted.wait;
+    if let Some(tracking) = tracking {
+        track = tracking(request.request(), track);
+    }
     request.set_payload(Payload::from(payload));
     request.extensions_mut().insert(IsTracked);
 
@@ -98,16 +106,21 @@ where
     let request = Rc::new(Cell::new(Some(request)));
     // What is stored comes back from `once`; the answer itself, with all that is not stored, comes this way.
     let (send, answered) = oneshot::channel();
-    let (shared_with_work, request_of_work) = (shared.clone(), request.clone());
-    let work = move |_| async move {
+    let (shared_with_work, service_of_work, request_of_work) =
+        (shared.clone(), service.clone(), request.clone());
+    let (key, id) = (admitted.key, track.id);
+    let work = move |lease: Lease| async move {
+        let Shared { tracker, policy, .. } = &*shared_with_work;
         let request = request_of_work.take().expect("the work runs once");
-        let answer = service.call(request).await;
+        let ours = IdempotentRequest::new(key, id, tracker.secret().cloned(), move || lease.is_held());
+        request.extensions_mut().insert(ours.clone());
+        let answer = service_of_work.call(request).await;
         let (outcome, answer) = match answer {
-            Ok(response) => response::gather(&shared_with_work.policy, response).await,
+            Ok(response) => response::gather(policy, response, &ours).await,
             Err(error) => {
                 // An error may give its response only once, so this one goes on in its place.
                 let response = error.as_response_error().error_response();
-                let (outcome, response) = response::gather_body(&shared_with_work.policy, response).await;
+                let (outcome, response) = response::gather_body(policy, response, &ours).await;
                 (outcome, Err((error, response)))
             }
         };
@@ -115,26 +128,36 @@ where
         drop(send.send(answer));
         outcome
     };
-    let once = tracker.once_local(Track::new(id, fingerprint).meta(meta), work).await;
+    let once = tracker.once_local(track, work).await;
     span.record("outcome", once.as_ref().map_or_else(idempotency_tracker::Error::outcome, Once::outcome));
-    let ours = |response| match request.take() {
-        Some(request) => Ok(request.into_response(response)),
-        // The handler had it and is no more.
-        None => Err(response::into_error("the handler is gone", response)),
+    // With the request, to which a response would belong.
+    let handler_is_gone = || {
+        let response = response::in_place_of::<B>(policy, &identity, &once);
+        Err(response::into_error("the handler is gone", response))
     };
     let expires_at = match &once {
-        Ok(Once::Done { expires_at, response, replayed: true, meta }) => {
-            let replay = policy.replay(response, *expires_at, meta);
-            if let Some(ReplayOf(original)) = replay.extensions().get() {
-                span.record("original", field::display(original));
-            }
-            return ours(response::from_bytes(replay));
-        }
-        Ok(Once::Done { expires_at, .. }) => *expires_at,
+        Ok(Once::Done { expires_at, replayed: false, .. }) => *expires_at,
         Ok(Once::NotDone(()) | Once::Unknown(())) => None,
-        unanswered => return ours(response::in_place_of(policy, unanswered)),
+        _ => {
+            let Some(request) = request.take() else { return handler_is_gone() };
+            let response = match &once {
+                Err(error) if policy.fails_open() && response::is_without_store(error) => {
+                    let response = service.call(request).await?;
+                    return Ok(response.map_body(|_, body| ResponseBody::untouched(body)));
+                }
+                Ok(Once::Done { expires_at, response, meta, .. }) => {
+                    let replay = policy.replay_to(request.request(), response, *expires_at, meta);
+                    if let Some(ReplayOf(original)) = replay.extensions().get() {
+                        span.record("original", field::display(original));
+                    }
+                    response::from_bytes(replay)
+                }
+                _ => response::in_place_of(policy, &identity, &once),
+            };
+            return Ok(request.into_response(response));
+        }
     };
-    let Ok(answer) = answered.await else { return ours(response::in_place_of(policy, &once)) };
+    let Ok(answer) = answered.await else { return handler_is_gone() };
     let expires = policy.expires(expires_at).and_then(|(name, value)| response::header(&name, &value));
     match answer {
         Ok(mut response) => {

@@ -14,7 +14,8 @@ use crate::Policy;
 pub(crate) fn admit(policy: &Policy, request: &HttpRequest) -> Admission {
     let keys: Vec<&[u8]> =
         request.headers().get_all(policy.header_name()).map(|value| value.as_bytes()).collect();
-    policy.admit(&RequestHead { keys: &keys, ..head(request) }, request)
+    let prefer: Vec<&[u8]> = request.headers().get_all("prefer").map(|value| value.as_bytes()).collect();
+    policy.admit(&RequestHead { keys: &keys, prefer: &prefer, ..head(request) }, request)
 }
 
 pub(crate) fn identify(
@@ -23,11 +24,11 @@ pub(crate) fn identify(
     request: &HttpRequest,
     payload: &[u8],
     secret: Option<&Secret>,
-) -> Identity {
+) -> Result<Identity, Problem> {
     policy.identify(admitted, &head(request), request, payload, secret)
 }
 
-/// All but the keys.
+/// All but the keys and preferences.
 fn head(request: &HttpRequest) -> RequestHead<'_> {
     let header = |name| request.headers().get(name).map(|value: &header::HeaderValue| value.as_bytes());
     let content_length = header(header::CONTENT_LENGTH)
@@ -42,6 +43,7 @@ fn head(request: &HttpRequest) -> RequestHead<'_> {
         content_type: header(header::CONTENT_TYPE),
         content_length,
         keys: &[],
+        prefer: &[],
         traceparent: request.headers().get("traceparent").map(header::HeaderValue::as_bytes),
     }
 }

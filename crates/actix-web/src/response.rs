@@ -20,8 +20,9 @@ use actix_web::{
     },
 };
 use bytes::Bytes;
-use idempotency_http::{Code, Disposition, Fate, ReplayOf};
+use idempotency_http::{Code, Disposition, Fate, IdempotentRequest, Identity, ReplayOf};
 use idempotency_tracker::{ErrorKind, Once, Outcome};
+use metrics::counter;
 use tokio::time::sleep;
 
 use crate::{Policy, ResponseBody};
@@ -32,20 +33,22 @@ const REPLAYED: &str = "idempotency-replayed";
 pub(crate) async fn gather<B: MessageBody, E>(
     policy: &Policy,
     response: ServiceResponse<B>,
+    ours: &IdempotentRequest,
 ) -> (Outcome<()>, Result<ServiceResponse<ResponseBody<B>>, E>) {
     let (request, response) = response.into_parts();
-    let (outcome, response) = gather_body(policy, response).await;
+    let (outcome, response) = gather_body(policy, response, ours).await;
     (outcome, Ok(ServiceResponse::new(request, response)))
 }
 
 pub(crate) async fn gather_body<B: MessageBody>(
     policy: &Policy,
     response: HttpResponse<B>,
+    ours: &IdempotentRequest,
 ) -> (Outcome<()>, HttpResponse<ResponseBody<B>>) {
     let (mut head, body) = response.into_parts();
     // Ours to say, and not true of a first response.
     head.headers_mut().remove(REPLAYED);
-    let (outcome, body) = outcome_of(policy, &head, body).await;
+    let (outcome, body) = outcome_of(policy, &head, body, ours).await;
     (outcome, head.set_body(body))
 }
 
@@ -53,8 +56,9 @@ async fn outcome_of<B: MessageBody>(
     policy: &Policy,
     head: &HttpResponse<()>,
     body: B,
+    ours: &IdempotentRequest,
 ) -> (Outcome<()>, ResponseBody<B>) {
-    let disposition = head.extensions().get::<Disposition>().copied();
+    let disposition = head.extensions().get::<Disposition>().copied().or_else(|| ours.said());
     let status = status(head.status());
     match policy.fate(status, disposition) {
         Fate::Kept => {}
@@ -147,13 +151,14 @@ where
 /// What is answered where there is neither a response nor a replay.
 pub(crate) fn in_place_of<B: MessageBody>(
     policy: &Policy,
+    identity: &Identity,
     once: &Result<Once<()>, idempotency_tracker::Error>,
 ) -> HttpResponse<ResponseBody<B>> {
     let problem = match once {
         Ok(Once::Processing { retry_after, .. }) => {
             policy.problem(Code::InProgress).retry_after(*retry_after)
         }
-        Ok(Once::Mismatch { .. }) => policy.problem(Code::KeyReused),
+        Ok(Once::Mismatch { meta, .. }) => policy.mismatch(identity, meta),
         Ok(Once::Halted { .. }) => policy.problem(Code::OutcomeUnknown),
         Ok(_) => policy.problem(Code::HandlerFailed),
         Err(error) if matches!(error.kind(), ErrorKind::Invalid(_)) => {
@@ -167,4 +172,14 @@ pub(crate) fn in_place_of<B: MessageBody>(
         }
     };
     from_bytes(policy.answer(problem))
+}
+
+/// Whether a request may run untracked, by a policy that says so: the store is away, and nothing was done. It is counted.
+pub(crate) fn is_without_store(error: &idempotency_tracker::Error) -> bool {
+    let is_it = matches!(error.kind(), ErrorKind::Unavailable { .. });
+    if is_it {
+        tracing::warn!(%error, source = error.source(), "a request runs untracked");
+        counter!("idempotency_untracked_total").increment(1);
+    }
+    is_it
 }

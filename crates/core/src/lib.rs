@@ -28,7 +28,8 @@
 //!
 //! In reading order:
 //!
-//! 1. what identifies a request: [`IdempotencyKey`], [`Scope`], [`Secret`], [`RequestId`], [`Fingerprint`];
+//! 1. what identifies a request: [`IdempotencyKey`], [`Scope`], [`Secret`], [`RequestId`], [`Fingerprint`],
+//!    [`ChildKey`];
 //! 2. what is kept of it: [`Record`], [`State`], [`StoredResponse`], [`Owner`], [`Meta`];
 //! 3. how it changes: [`Claim`], [`Update`], [`Change`] and the table, [`Record::on_insert`],
 //!    [`Record::on_update`], [`Record::on_restore`];
@@ -42,6 +43,7 @@ mod idempotency_key;
 mod scope;
 mod secret;
 
+mod child_key;
 mod fingerprint;
 mod request_id;
 
@@ -67,6 +69,7 @@ pub use idempotency_key::{IdempotencyKey, InvalidIdempotencyKey};
 pub use scope::Scope;
 pub use secret::{Secret, SecretCheck};
 
+pub use child_key::ChildKey;
 pub use fingerprint::{Fingerprint, Scheme};
 pub use request_id::RequestId;
 

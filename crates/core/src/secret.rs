@@ -21,6 +21,7 @@ use std::fmt;
 pub struct Secret {
     pub(crate) id: [u8; 32],
     pub(crate) fingerprint: [u8; 32],
+    pub(crate) child: [u8; 32],
     check: [u8; 32],
 }
 
@@ -30,6 +31,7 @@ impl Secret {
         Self {
             id: blake3::derive_key("idempotency 2026-11 secret: key of request ids", &bytes),
             fingerprint: blake3::derive_key("idempotency 2026-11 secret: key of fingerprints", &bytes),
+            child: blake3::derive_key("idempotency 2026-11 secret: key of child keys", &bytes),
             check: blake3::derive_key("idempotency 2026-11 secret: check value", &bytes),
         }
     }

@@ -1,6 +1,8 @@
+use std::time::Duration;
+
 use idempotency_core::{Fingerprint, IdempotencyKey, Meta, RequestId, Scope};
 
-use crate::Problem;
+use crate::{Problem, content::Digests};
 
 /// What a [`Policy`](crate::Policy) reads of a request before its payload, in no framework's types.
 ///
@@ -37,6 +39,8 @@ pub struct RequestHead<'a> {
     pub keys: &'a [&'a [u8]],
     /// The value of `traceparent`.
     pub traceparent: Option<&'a [u8]>,
+    /// The values of all `Prefer` headers.
+    pub prefer: &'a [&'a [u8]],
 }
 
 /// What becomes of a request, judged by its head.
@@ -80,6 +84,9 @@ pub struct Admitted {
     pub key: IdempotencyKey,
     /// For whom.
     pub scope: Scope,
+    /// How long the client is ready to wait for somebody else's work (`Prefer: wait=n`, RFC 7240 §4.3). It shortens what the
+    /// application grants, and grants nothing.
+    pub wait: Option<Duration>,
 }
 
 /// What tells a tracked request from others, and what is kept with it.
@@ -91,7 +98,7 @@ pub struct Admitted {
 /// let policy: Policy<()> = Policy::new(Scope::global());
 /// let head = RequestHead { method: "POST", path: "/", keys: &[b"order-1"], ..RequestHead::default() };
 /// let Admission::Tracked(admitted) = policy.admit(&head, &()) else { panic!() };
-/// let of = |body: &[u8]| policy.identify(&admitted, &head, &(), body, None);
+/// let of = |body: &[u8]| policy.identify(&admitted, &head, &(), body, None).unwrap();
 /// assert_eq!(of(b"10").id, of(b"11").id);
 /// assert_ne!(of(b"10").fingerprint, of(b"11").fingerprint);
 /// ```
@@ -104,4 +111,5 @@ pub struct Identity {
     pub fingerprint: Fingerprint,
     /// A [`RequestMeta`](crate::RequestMeta), as it is kept.
     pub meta: Meta,
+    pub(crate) digests: Digests,
 }

@@ -50,7 +50,7 @@ impl KeyRule {
         }
     }
 
-    fn what(&self) -> String {
+    pub(crate) fn what(&self) -> String {
         match self {
             Self::Any => "a key".to_owned(),
             Self::Uuid => "a UUID".to_owned(),

@@ -20,7 +20,7 @@
 //! let mut payload = policy.buffer_request();
 //! payload.push(br#"{"amount":10}"#).unwrap();
 //! let payload = payload.finish();
-//! let identity = policy.identify(&admitted, &head, &(), &payload, None);
+//! let identity = policy.identify(&admitted, &head, &(), &payload, None).unwrap();
 //!
 //! // What is kept of the response, and how it is replayed.
 //! let mut capture = policy.capture(201, [("location", &b"/payments/7"[..])]);
@@ -39,12 +39,15 @@ mod budget;
 mod buffer;
 mod capture;
 mod codec;
+mod content;
 mod fate;
 mod head;
+mod idempotent_request;
 mod key;
 mod meta;
 mod payload;
 mod policy;
+mod prefer;
 mod problem;
 mod stored_headers;
 mod trace;
@@ -58,6 +61,7 @@ pub use capture::Capture;
 pub use codec::{MalformedResponse, decode};
 pub use fate::{Disposition, Fate};
 pub use head::{Admission, Admitted, Identity, RequestHead};
+pub use idempotent_request::IdempotentRequest;
 pub use key::KeyRule;
 pub use meta::RequestMeta;
 pub use policy::{InvalidPolicy, Policy};

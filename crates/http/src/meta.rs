@@ -22,7 +22,7 @@ use crate::TraceParent;
 ///     ..RequestHead::default()
 /// };
 /// let Admission::Tracked(admitted) = policy.admit(&head, &()) else { panic!() };
-/// let identity = policy.identify(&admitted, &head, &(), b"acct-7 pays 10", None);
+/// let identity = policy.identify(&admitted, &head, &(), b"acct-7 pays 10", None).unwrap();
 ///
 /// // In a resolver, which has the `meta` of the orphan:
 /// let meta = RequestMeta::read(&identity.meta).unwrap();
@@ -36,6 +36,8 @@ pub struct RequestMeta {
     pub trace: Option<TraceParent>,
     /// What the application noted of it, see [`Policy::note`](crate::Policy::note).
     pub note: Bytes,
+    /// Where another payload differs from this one, if the policy tells it.
+    pub(crate) digests: Bytes,
 }
 
 /// Its bytes.
@@ -45,6 +47,8 @@ struct Encoded {
     trace: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     note: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    digests: Bytes,
 }
 
 impl RequestMeta {
@@ -54,7 +58,11 @@ impl RequestMeta {
     /// Reads what was kept. Total: `None` for bytes that are not ours.
     pub fn read(meta: &Meta) -> Option<Self> {
         let encoded = Encoded::decode(meta.as_bytes().clone()).ok()?;
-        Some(Self { trace: TraceParent::from_bytes(&encoded.trace), note: encoded.note })
+        Some(Self {
+            trace: TraceParent::from_bytes(&encoded.trace),
+            note: encoded.note,
+            digests: encoded.digests,
+        })
     }
 
     /// A note that is too long is left out: what it says must not be half of it.
@@ -67,7 +75,7 @@ impl RequestMeta {
             }
         };
         let trace = self.trace.map_or_else(Bytes::new, |trace| trace.to_bytes().into());
-        Meta::new(Encoded { trace, note }.encode_to_vec()).unwrap_or_default()
+        Meta::new(Encoded { trace, note, digests: self.digests }.encode_to_vec()).unwrap_or_default()
     }
 }
 
@@ -80,17 +88,17 @@ mod tests {
     #[test]
     fn a_note_that_is_too_long_is_left_out_and_all_else_kept() {
         let trace = TraceParent::new([1; 16], [2; 8], 1);
-        let noted = |len| RequestMeta { trace, note: vec![7; len].into() };
+        let digests = Bytes::from(vec![7; 705]);
+        let noted = |len| RequestMeta { trace, note: vec![7; len].into(), digests: digests.clone() };
         assert_eq!(RequestMeta::read(&noted(256).write()), Some(noted(256)));
         assert_eq!(RequestMeta::read(&noted(257).write()), Some(noted(0)));
     }
 
     #[test]
     fn the_format_is_pinned_and_a_later_field_is_skipped() {
-        let meta =
-            RequestMeta { trace: TraceParent::new([1; 16], [2; 8], 1), note: Bytes::from_static(b"n") };
-        let mut bytes = [&b"\x0a\x19"[..], &[1; 16], &[2; 8], b"\x01\x12\x01n"].concat();
-        assert_eq!(meta.clone().write().as_bytes(), &bytes);
+        let (trace, note) = (TraceParent::new([1; 16], [2; 8], 1), Bytes::from_static(b"n"));
+        let meta = RequestMeta { trace, note, digests: Bytes::from_static(b"d") };
+        let mut bytes = [&b"\x0a\x19"[..], &[1; 16], &[2; 8], b"\x01\x12\x01n\x1a\x01d"].concat();
         bytes.extend_from_slice(b"\x82\x01\x03new"); // field 16
         assert_eq!(RequestMeta::read(&Meta::new(bytes).unwrap()), Some(meta));
     }

@@ -29,6 +29,10 @@ pub enum Code {
     PayloadUnreadable,
     /// 413 `idempotency_payload_too_large`: the payload is larger than the route allows.
     PayloadTooLarge,
+    /// 400 `idempotency_payload_invalid`: the payload is not what its content type says, so it cannot be told from others.
+    PayloadInvalid,
+    /// 403 `idempotency_replay_forbidden`: the work was done; its response is not shown to whoever asks now.
+    ReplayForbidden,
     /// 409 `idempotency_in_progress`: the first request still runs. Try again, with the same key.
     InProgress,
     /// 409 `idempotency_outcome_unknown`: the first request died; whether its work was done is not known. A client
@@ -48,13 +52,15 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::KeyMissing,
         Self::KeyInvalid,
         Self::PrincipalMissing,
         Self::PayloadTimeout,
         Self::PayloadUnreadable,
         Self::PayloadTooLarge,
+        Self::PayloadInvalid,
+        Self::ReplayForbidden,
         Self::InProgress,
         Self::OutcomeUnknown,
         Self::KeyReused,
@@ -72,7 +78,10 @@ impl Code {
     /// The status it has unless the policy says another one.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::KeyMissing | Self::KeyInvalid | Self::PayloadUnreadable => StatusCode::BAD_REQUEST,
+            Self::KeyMissing | Self::KeyInvalid | Self::PayloadUnreadable | Self::PayloadInvalid => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::ReplayForbidden => StatusCode::FORBIDDEN,
             Self::PrincipalMissing => StatusCode::UNAUTHORIZED,
             Self::PayloadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -121,6 +130,16 @@ impl Code {
                 "idempotency_payload_too_large",
                 "The payload is too large",
                 "it is larger than this operation takes; nothing was done",
+            ),
+            Self::PayloadInvalid => (
+                "idempotency_payload_invalid",
+                "The payload is not valid",
+                "it is not what its content type says; nothing was done",
+            ),
+            Self::ReplayForbidden => (
+                "idempotency_replay_forbidden",
+                "The response is not for you",
+                "the request was completed, and you may not see its response any more",
             ),
             Self::InProgress => (
                 "idempotency_in_progress",
@@ -186,7 +205,8 @@ pub struct Problem {
     retry_after: Option<Duration>,
     /// The `type`, which is the address of its documentation.
     documentation: Cow<'static, str>,
-    challenge: Option<HeaderValue>,
+    challenge: Option<Box<HeaderValue>>,
+    differences: Option<Vec<String>>,
 }
 
 impl Problem {
@@ -202,6 +222,7 @@ impl Problem {
             )
             .into(),
             challenge: None,
+            differences: None,
         }
     }
 
@@ -209,6 +230,17 @@ impl Problem {
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// Where the payload differs from that of the first request; see
+    /// [`Policy::tell_differences`](crate::Policy::tell_differences).
+    pub fn differences(&self) -> Option<&[String]> {
+        self.differences.as_deref()
+    }
+
+    pub(crate) fn differs(mut self, differences: Option<Vec<String>>) -> Self {
+        self.differences = differences;
         self
     }
 
@@ -223,7 +255,7 @@ impl Problem {
     }
 
     pub(crate) fn challenge(mut self, challenge: Option<HeaderValue>) -> Self {
-        self.challenge = challenge;
+        self.challenge = challenge.map(Box::new);
         self
     }
 
@@ -242,6 +274,11 @@ impl Problem {
         self.status
     }
 
+    /// The address of its documentation, the `type` of the document.
+    pub fn documentation_url(&self) -> &str {
+        &self.documentation
+    }
+
     /// The value of `Retry-After`, in seconds.
     pub fn retry_after_seconds(&self) -> Option<u64> {
         let seconds = |after: Duration| after.as_secs() + u64::from(after.subsec_nanos() > 0);
@@ -251,7 +288,7 @@ impl Problem {
     /// The document with its headers.
     pub fn to_response(&self) -> Response<Bytes> {
         let (code, title, _) = self.code.texts();
-        let document = json!({
+        let mut document = json!({
             "type": self.documentation,
             "title": title,
             "status": self.status.as_u16(),
@@ -259,6 +296,9 @@ impl Problem {
             "code": code,
             "retryable": self.code.is_retryable(),
         });
+        if let Some(differences) = &self.differences {
+            document["differences"] = json!(differences);
+        }
         let mut response = Response::new(Bytes::from(format!("{document}\n")));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -269,7 +309,7 @@ impl Problem {
             headers.insert(header::LINK, link);
         }
         if let Some(challenge) = &self.challenge {
-            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+            headers.insert(header::WWW_AUTHENTICATE, (**challenge).clone());
         }
         if let Some(seconds) = self.retry_after_seconds() {
             headers.insert(header::RETRY_AFTER, seconds.into());

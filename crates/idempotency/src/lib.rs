@@ -49,9 +49,9 @@
 #![deny(missing_docs)]
 
 pub use idempotency_core::{
-    Body, Clock, Digest, Durability, Fingerprint, HaltReason, IdempotencyKey, InvalidIdempotencyKey,
-    ManualClock, Meta, MetaTooLarge, Owner, Record, RequestId, Scheme, Scope, Secret, State, StoredResponse,
-    Survives, SystemClock, Tenant, TokioClock,
+    Body, ChildKey, Clock, Digest, Durability, Fingerprint, HaltReason, IdempotencyKey,
+    InvalidIdempotencyKey, ManualClock, Meta, MetaTooLarge, Owner, Record, RequestId, Scheme, Scope, Secret,
+    State, StoredResponse, Survives, SystemClock, Tenant, TokioClock,
 };
 pub use idempotency_tracker::{
     Builder, Error, ErrorKind, Filter, Forget, Forgotten, Halt, Happened, Lease, Lookup, OnConcurrent,

@@ -55,8 +55,8 @@ mod service;
 pub use body::{RequestBody, ResponseBody};
 pub use future::ResponseFuture;
 pub use idempotency_http::{
-    Budget, Code, Disposition, Fate, InvalidPolicy, KeyRule, Problem, ReplayOf, RequestMeta, StoredHeaders,
-    TraceParent, bytes, http,
+    Budget, Code, Disposition, Fate, IdempotentRequest, InvalidPolicy, KeyRule, Problem, ReplayOf,
+    RequestMeta, StoredHeaders, TraceParent, bytes, http,
 };
 pub use layer::IdempotencyLayer;
 pub use service::Idempotency;

@@ -14,7 +14,8 @@ use crate::{Policy, RequestBody};
 pub(crate) fn admit(policy: &Policy, parts: &Parts) -> Admission {
     let keys: Vec<&[u8]> =
         parts.headers.get_all(policy.header_name()).iter().map(|value| value.as_bytes()).collect();
-    policy.admit(&RequestHead { keys: &keys, ..head(parts) }, parts)
+    let prefer: Vec<&[u8]> = parts.headers.get_all("prefer").iter().map(|value| value.as_bytes()).collect();
+    policy.admit(&RequestHead { keys: &keys, prefer: &prefer, ..head(parts) }, parts)
 }
 
 pub(crate) fn identify<B>(
@@ -23,11 +24,11 @@ pub(crate) fn identify<B>(
     parts: &Parts,
     payload: &RequestBody<B>,
     secret: Option<&Secret>,
-) -> Identity {
+) -> Result<Identity, Problem> {
     policy.identify(admitted, &head(parts), parts, payload.bytes(), secret)
 }
 
-/// All but the keys.
+/// All but the keys and preferences.
 fn head(parts: &Parts) -> RequestHead<'_> {
     let header = |name| parts.headers.get(name).map(|value: &http::HeaderValue| value.as_bytes());
     let content_length = header(header::CONTENT_LENGTH)
@@ -42,6 +43,7 @@ fn head(parts: &Parts) -> RequestHead<'_> {
         content_type: header(header::CONTENT_TYPE),
         content_length,
         keys: &[],
+        prefer: &[],
         traceparent: parts.headers.get("traceparent").map(http::HeaderValue::as_bytes),
     }
 }

@@ -11,8 +11,9 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Response, header, response::Parts};
 use http_body::Body;
-use idempotency_http::{Code, Disposition, Fate};
+use idempotency_http::{Code, Disposition, Fate, IdempotentRequest, Identity};
 use idempotency_tracker::{Error, ErrorKind, Once, Outcome};
+use metrics::counter;
 use tokio::time::sleep;
 
 use crate::{Policy, ResponseBody};
@@ -23,16 +24,22 @@ const REPLAYED: &str = "idempotency-replayed";
 pub(crate) async fn gather<B: Body, E>(
     policy: &Policy,
     response: Response<B>,
+    ours: &IdempotentRequest,
 ) -> (Outcome<()>, Result<Response<ResponseBody<B>>, E>) {
     let (mut parts, body) = response.into_parts();
     // Ours to say, and not true of a first response.
     parts.headers.remove(REPLAYED);
-    let (outcome, body) = gather_body(policy, &parts, body).await;
+    let (outcome, body) = gather_body(policy, &parts, body, ours).await;
     (outcome, Ok(Response::from_parts(parts, body)))
 }
 
-async fn gather_body<B: Body>(policy: &Policy, parts: &Parts, body: B) -> (Outcome<()>, ResponseBody<B>) {
-    let disposition = parts.extensions.get::<Disposition>().copied();
+async fn gather_body<B: Body>(
+    policy: &Policy,
+    parts: &Parts,
+    body: B,
+    ours: &IdempotentRequest,
+) -> (Outcome<()>, ResponseBody<B>) {
+    let disposition = parts.extensions.get::<Disposition>().copied().or_else(|| ours.said());
     match policy.fate(parts.status, disposition) {
         Fate::Kept => {}
         Fate::Released => return (Outcome::NotDone(()), ResponseBody::untouched(body)),
@@ -94,13 +101,14 @@ pub(crate) fn from_bytes<B: Body>(response: Response<Bytes>) -> Response<Respons
 /// What is answered where there is neither a response nor a replay.
 pub(crate) fn in_place_of<B: Body>(
     policy: &Policy,
+    identity: &Identity,
     once: &Result<Once<()>, Error>,
 ) -> Response<ResponseBody<B>> {
     let problem = match once {
         Ok(Once::Processing { retry_after, .. }) => {
             policy.problem(Code::InProgress).retry_after(*retry_after)
         }
-        Ok(Once::Mismatch { .. }) => policy.problem(Code::KeyReused),
+        Ok(Once::Mismatch { meta, .. }) => policy.mismatch(identity, meta),
         Ok(Once::Halted { .. }) => policy.problem(Code::OutcomeUnknown),
         Ok(_) => policy.problem(Code::HandlerFailed),
         Err(error) if matches!(error.kind(), ErrorKind::Invalid(_)) => {
@@ -114,4 +122,14 @@ pub(crate) fn in_place_of<B: Body>(
         }
     };
     from_bytes(policy.answer(problem))
+}
+
+/// Whether a request may run untracked, by a policy that says so: the store is away, and nothing was done. It is counted.
+pub(crate) fn is_without_store(error: &Error) -> bool {
+    let is_it = matches!(error.kind(), ErrorKind::Unavailable { .. });
+    if is_it {
+        tracing::warn!(%error, source = error.source(), "a request runs untracked");
+        counter!("idempotency_untracked_total").increment(1);
+    }
+    is_it
 }

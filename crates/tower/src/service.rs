@@ -1,13 +1,13 @@
 use std::{
     mem,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
 use http::{Request, Response, request::Parts};
 use http_body::Body;
-use idempotency_http::{Admission, Admitted, Identity, ReplayOf};
-use idempotency_tracker::{Error, Once, Outcome, Track};
+use idempotency_http::{Admission, Admitted, IdempotentRequest, ReplayOf};
+use idempotency_tracker::{Error, Lease, Once, Outcome, Track};
 use tokio::sync::oneshot;
 use tower_service::Service;
 use tracing::{Instrument, Span, field};
@@ -90,7 +90,7 @@ fn span() -> Span {
 /// One tracked request, from its payload to its answer.
 async fn track<S, ReqBody, ResBody>(
     shared: Arc<Shared>,
-    mut ready: S,
+    ready: S,
     mut parts: Parts,
     body: ReqBody,
     admitted: Admitted,
@@ -104,23 +104,37 @@ where
     ResBody: Body + Send + 'static,
     ResBody::Error: Send,
 {
-    let Shared { tracker, policy } = &*shared;
+    let Shared { tracker, policy, tracking } = &*shared;
     let payload = match request::read(policy, body).await {
         Ok(payload) => payload,
         Err(problem) => return Ok(response::from_bytes(policy.answer(problem))),
     };
-    let Identity { id, fingerprint, meta, .. } =
-        request::identify(policy, &admitted, &parts, &payload, tracker.secret());
-    span.record("id", field::display(id));
+    let identity = match request::identify(policy, &admitted, &parts, &payload, tracker.secret()) {
+        Ok(identity) => identity,
+        Err(problem) => return Ok(response::from_bytes(policy.answer(problem))),
+    };
+    span.record("id", field::display(identity.id));
+    let mut track = Track::new(identity.id, identity.fingerprint).meta(identity.meta.clone());
+    track.patience = admitted.wait;
+    if let Some(tracking) = tracking {
+        track = tracking(&parts, track);
+    }
     parts.extensions.insert(IsTracked);
 
+    // The handler takes the request if it runs. Otherwise it is still there.
+    let unused = Arc::new(Mutex::new(Some((ready, parts, payload))));
     // What is stored comes back from `once`; the answer itself, with all that is not stored, comes this way.
     let (send, answered) = oneshot::channel();
-    let shared_with_work = shared.clone();
-    let work = move |_| async move {
+    let (shared_with_work, unused_by_work) = (shared.clone(), unused.clone());
+    let (key, id) = (admitted.key, track.id);
+    let work = move |lease: Lease| async move {
+        let Shared { tracker, policy, .. } = &*shared_with_work;
+        let (mut ready, mut parts, payload) = take(&unused_by_work).expect("the work runs once");
+        let ours = IdempotentRequest::new(key, id, tracker.secret().cloned(), move || lease.is_held());
+        parts.extensions.insert(ours.clone());
         let answer = ready.call(Request::from_parts(parts, payload)).await;
         let (outcome, answer) = match answer {
-            Ok(response) => response::gather(&shared_with_work.policy, response).await,
+            Ok(response) => response::gather(policy, response, &ours).await,
             // A service that fails says nothing of what it did before.
             Err(error) => (Outcome::Unknown(()), Err(error)),
         };
@@ -128,25 +142,38 @@ where
         drop(send.send(answer));
         outcome
     };
-    let once = tracker.once_with(Track::new(id, fingerprint).meta(meta), work).await;
+    let once = tracker.once_with(track, work).await;
     span.record("outcome", once.as_ref().map_or_else(Error::outcome, Once::outcome));
     let expires_at = match &once {
-        Ok(Once::Done { expires_at, response, replayed: true, meta }) => {
-            let replay = policy.replay(response, *expires_at, meta);
-            if let Some(ReplayOf(original)) = replay.extensions().get() {
-                span.record("original", field::display(original));
-            }
-            return Ok(response::from_bytes(replay));
-        }
-        Ok(Once::Done { expires_at, .. }) => *expires_at,
+        Ok(Once::Done { expires_at, replayed: false, .. }) => *expires_at,
         Ok(Once::NotDone(()) | Once::Unknown(())) => None,
-        unanswered => return Ok(response::in_place_of(policy, unanswered)),
+        _ => {
+            return Ok(match (&once, take(&unused)) {
+                (Err(error), Some((mut ready, parts, payload)))
+                    if policy.fails_open() && response::is_without_store(error) =>
+                {
+                    ready.call(Request::from_parts(parts, payload)).await?.map(ResponseBody::untouched)
+                }
+                (Ok(Once::Done { expires_at, response, meta, .. }), Some((_, parts, _))) => {
+                    let replay = policy.replay_to(&parts, response, *expires_at, meta);
+                    if let Some(ReplayOf(original)) = replay.extensions().get() {
+                        span.record("original", field::display(original));
+                    }
+                    response::from_bytes(replay)
+                }
+                _ => response::in_place_of(policy, &identity, &once),
+            });
+        }
     };
-    let Ok(answer) = answered.await else { return Ok(response::in_place_of(policy, &once)) };
+    let Ok(answer) = answered.await else { return Ok(response::in_place_of(policy, &identity, &once)) };
     answer.map(|mut response| {
         if let Some((name, value)) = policy.expires(expires_at) {
             response.headers_mut().insert(name, value);
         }
         response
     })
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use actix::{Addr, Recipient};
-use idempotency_core::{Capabilities, Clock, Fingerprint, Owner, Record, RequestId, Scope, Secret, Store};
+use idempotency_core::{
+    Capabilities, ChildKey, Clock, Fingerprint, Owner, Record, RequestId, Scope, Secret, Store,
+};
 use idempotency_engine::Caller;
 use tokio::{runtime, sync::oneshot};
 use tracing::{Span, field};
@@ -224,6 +226,11 @@ impl TrackerHandle {
     /// Hashes a payload, with the tracker's secret: [`Fingerprint::derive`].
     pub fn fingerprint<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Fingerprint {
         Fingerprint::derive(self.0.secret.as_ref(), parts)
+    }
+
+    /// The key of one step of a request for whoever does it, with the tracker's secret: [`ChildKey::derive`].
+    pub fn child_key(&self, id: &RequestId, step: &str) -> ChildKey {
+        ChildKey::derive(self.0.secret.as_ref(), id, step)
     }
 
     /// The secret that keys the hashes, for adapters that make hashes of their own.

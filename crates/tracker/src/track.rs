@@ -43,6 +43,8 @@ pub struct Track {
     pub on_orphan: Option<OnOrphan>,
     /// What to do where the earlier caller is at work.
     pub on_concurrent: Option<OnConcurrent>,
+    /// How long it waits at most for somebody else's work, if it waits at all.
+    pub patience: Option<Duration>,
     /// Whose limits it counts against.
     pub tenant: Option<Tenant>,
     /// An operator takes over from this owner, whatever the policy.
@@ -63,6 +65,7 @@ impl Track {
             work_limit: None,
             on_orphan: None,
             on_concurrent: None,
+            patience: None,
             tenant: None,
             takes_over: None,
             span: Span::none(),
@@ -111,6 +114,13 @@ impl Track {
         self
     }
 
+    /// Shortens how long it waits for somebody else's work, if it waits at all: what a client asks for.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
     /// Counts it against the limits of this tenant; see [`TenantLimits`](crate::TenantLimits).
     #[must_use]
     pub fn tenant(mut self, tenant: Tenant) -> Self {
@@ -132,7 +142,12 @@ impl Track {
         let work_limit = self.work_limit.unwrap_or(defaults.work_limit);
         defaults.check(claim.lease, claim.retention, work_limit)?;
         let (on_orphan, resolver) = self.on_orphan.unwrap_or_else(|| defaults.on_orphan.clone()).split();
-        let on_concurrent = self.on_concurrent.unwrap_or(defaults.on_concurrent);
+        let on_concurrent = match (self.on_concurrent.unwrap_or(defaults.on_concurrent), self.patience) {
+            (OnConcurrent::Wait { at_most }, Some(patience)) => {
+                OnConcurrent::Wait { at_most: at_most.min(patience) }
+            }
+            (on_concurrent, _) => on_concurrent,
+        };
         let tenant = self.tenant;
         let by_operator = self.takes_over.is_some();
         let track = engine::Track { claim, work_limit, on_orphan, on_concurrent, tenant, by_operator };

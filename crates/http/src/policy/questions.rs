@@ -11,18 +11,20 @@ use super::{Policy, ScopeBy};
 use crate::{
     Admission, Admitted, Buffer, Capture, Code, Disposition, Fate, Full, Identity, Problem, ReplayOf,
     RequestHead, RequestMeta, TraceParent, codec,
+    content::NotReadable,
     key::{self, NoKey},
+    prefer,
 };
 
 impl<R> Policy<R> {
     /// Whether requests with this method are tracked.
     pub fn tracks(&self, method: &str) -> bool {
-        self.methods.iter().any(|tracked| tracked == method)
+        self.settings.methods.iter().any(|tracked| tracked == method)
     }
 
     /// The name of the header that carries the key, in small letters.
     pub fn header_name(&self) -> &str {
-        self.header.as_str()
+        self.settings.header.as_str()
     }
 
     /// Judges a request by its head, before any of its payload is read: method, key, scope, announced length.
@@ -30,38 +32,38 @@ impl<R> Policy<R> {
         if !self.tracks(head.method) {
             return Admission::Untracked;
         }
-        let key = match key::parse(head.keys, self.key_rule) {
+        let key = match key::parse(head.keys, self.settings.key_rule) {
             Ok(key) => key,
-            Err(NoKey::Missing) if !self.required => return Admission::Untracked,
+            Err(NoKey::Missing) if !self.settings.required => return Admission::Untracked,
             Err(NoKey::Missing) => return Admission::Refused(self.problem(Code::KeyMissing)),
             Err(NoKey::Invalid(reason)) => {
                 return Admission::Refused(self.problem(Code::KeyInvalid).detail(reason));
             }
         };
-        let scope = match &self.scope {
+        let scope = match &self.hooks.scope {
             ScopeBy::Fixed(scope) => Some(scope.clone()),
             ScopeBy::Found(find) => find(request),
         };
         let Some(scope) = scope else { return Admission::Refused(self.problem(Code::PrincipalMissing)) };
-        if head.content_length.is_some_and(|length| length > self.request_limit as u64) {
+        if head.content_length.is_some_and(|length| length > self.settings.request_limit as u64) {
             return Admission::Refused(self.problem(Code::PayloadTooLarge));
         }
-        Admission::Tracked(Admitted { key, scope })
+        Admission::Tracked(Admitted { key, scope, wait: prefer::wait(head.prefer) })
     }
 
     /// Gathers the payload of a request.
     pub fn buffer_request(&self) -> Buffer {
-        Buffer::new(self.request_limit, self.budget.for_request())
+        Buffer::new(self.settings.request_limit, self.settings.budget.for_request())
     }
 
     /// How long a payload may take to arrive.
     pub fn payload_read_limit(&self) -> Duration {
-        self.read_limit
+        self.settings.read_limit
     }
 
     /// How long a response may take to be gathered.
     pub fn response_gather_limit(&self) -> Duration {
-        self.gather_limit
+        self.settings.gather_limit
     }
 
     /// Names the request and hashes its payload, both keyed by the secret.
@@ -69,6 +71,10 @@ impl<R> Policy<R> {
     /// Another key, scope, path, method (or host) is another request; another query, content type or body under the
     /// same key is a mismatch. A path counts as it was sent: `/pay` and `/%70ay` are two, whatever the router makes of
     /// them, so a retry must be spelled like the first try.
+    ///
+    /// # Errors
+    ///
+    /// The problem of a payload that cannot be read as its content type says, where its content counts.
     pub fn identify(
         &self,
         admitted: &Admitted,
@@ -76,19 +82,51 @@ impl<R> Policy<R> {
         request: &R,
         body: &[u8],
         secret: Option<&Secret>,
-    ) -> Identity {
-        let host = if self.host { host(head.host.unwrap_or_default()) } else { String::new() };
+    ) -> Result<Identity, Problem> {
+        let host = if self.settings.host { host(head.host.unwrap_or_default()) } else { String::new() };
         let parts = [head.method.as_bytes(), host.as_bytes(), head.path.as_bytes(), admitted.key.as_bytes()];
         let id = RequestId::derive(secret, &admitted.scope, parts);
+        let with_digests = self.settings.tells_differences;
+        let read = self.hooks.payload.fingerprint(id, head, request, body, secret, with_digests);
+        let (fingerprint, digests) =
+            read.map_err(|NotReadable(reason)| self.problem(Code::PayloadInvalid).detail(reason))?;
         let meta = RequestMeta {
-            trace: match &self.trace {
+            trace: match &self.hooks.trace {
                 Some(find) => find(request),
                 None => head.traceparent.and_then(TraceParent::parse),
             },
-            note: self.note.as_ref().map_or_else(Bytes::new, |note| note(request, body).into()),
+            note: self.hooks.note.as_ref().map_or_else(Bytes::new, |note| note(request, body).into()),
+            digests: digests.kept(),
         };
-        let fingerprint = self.payload.fingerprint(head, request, body, secret);
-        Identity { id, fingerprint, meta: meta.write() }
+        Ok(Identity { id, fingerprint, meta: meta.write(), digests })
+    }
+
+    /// The problem of a request whose payload is another one than that of the first request, of which `meta` was kept.
+    pub fn mismatch(&self, identity: &Identity, meta: &Meta) -> Problem {
+        let kept = RequestMeta::read(meta).filter(|_| self.settings.tells_differences);
+        let differences = kept.and_then(|kept| identity.digests.differ_from(&kept.digests));
+        self.problem(Code::KeyReused).differs(differences)
+    }
+
+    /// [`replay`](Self::replay), if whoever asks now may see it.
+    pub fn replay_to(
+        &self,
+        request: &R,
+        stored: &StoredResponse,
+        expires_at: Option<OffsetDateTime>,
+        meta: &Meta,
+    ) -> Response<Bytes> {
+        match &self.hooks.guard {
+            Some(may_see) if !may_see(request, &RequestMeta::read(meta).unwrap_or_default()) => {
+                self.answer(self.problem(Code::ReplayForbidden))
+            }
+            _ => self.replay(stored, expires_at, meta),
+        }
+    }
+
+    /// Whether a request runs untracked while the store is away.
+    pub fn fails_open(&self) -> bool {
+        self.settings.fails_open
     }
 
     /// What becomes of the key of a request that its handler has answered.
@@ -97,7 +135,7 @@ impl<R> Policy<R> {
             Some(Disposition::Keep | Disposition::Stream) => Fate::Kept,
             Some(Disposition::Release) => Fate::Released,
             Some(Disposition::Halt) => Fate::Halted(HaltReason::Unknown),
-            None => (self.fate)(status),
+            None => (self.hooks.fate)(status),
         }
     }
 
@@ -113,7 +151,7 @@ impl<R> Policy<R> {
         let event_stream = b"text/event-stream";
         disposition == Some(Disposition::Stream)
             || status.is_informational()
-            || length > self.response_limit as u64
+            || length > self.settings.response_limit as u64
             || disposition != Some(Disposition::Keep)
                 && content_type
                     .and_then(|content_type| content_type.get(..event_stream.len()))
@@ -127,9 +165,10 @@ impl<R> Policy<R> {
         headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Capture {
         let headers: Vec<_> = headers.into_iter().collect();
-        let message = codec::Stored::new(status, codec::Field::all(self.stored_headers.select(&headers)));
-        let body = Buffer::new(self.response_limit, self.budget.for_response());
-        Capture::new(message, body, self.stored_headers.clone())
+        let message =
+            codec::Stored::new(status, codec::Field::all(self.settings.stored_headers.select(&headers)));
+        let body = Buffer::new(self.settings.response_limit, self.settings.budget.for_response());
+        Capture::new(message, body, self.settings.stored_headers.clone())
     }
 
     /// The stored response as it was, plus `Idempotency-Replayed: true`; or the problem that it was not kept or cannot
@@ -179,7 +218,7 @@ impl<R> Policy<R> {
 
     /// The header that tells until when a response is replayed, if the policy wants it told.
     pub fn expires(&self, expires_at: Option<OffsetDateTime>) -> Option<(HeaderName, HeaderValue)> {
-        let expires_at = expires_at.filter(|_| self.expires_header)?;
+        let expires_at = expires_at.filter(|_| self.settings.expires_header)?;
         // The years that an HTTP date can tell.
         let in_range = (1970..=9999).contains(&expires_at.year()).then_some(expires_at)?;
         let date = httpdate::fmt_http_date(SystemTime::from(in_range));
@@ -197,13 +236,13 @@ impl<R> Policy<R> {
     /// A problem with the status and the documentation that the policy says.
     pub fn problem(&self, code: Code) -> Problem {
         let mut problem = Problem::new(code);
-        if let Some((_, status)) = self.statuses.iter().rev().find(|(other, _)| *other == code) {
+        if let Some((_, status)) = self.settings.statuses.iter().rev().find(|(other, _)| *other == code) {
             problem = problem.status(*status);
         }
         if code == Code::PrincipalMissing {
-            problem = problem.challenge(self.challenge.clone());
+            problem = problem.challenge(self.settings.challenge.clone());
         }
-        if let Some(url) = &self.documentation {
+        if let Some(url) = &self.settings.documentation {
             problem = problem.documentation(format!("{url}#{}", code.as_str()));
         }
         problem
@@ -211,7 +250,7 @@ impl<R> Policy<R> {
 
     /// What a problem is answered with.
     pub fn answer(&self, problem: Problem) -> Response<Bytes> {
-        match &self.render {
+        match &self.hooks.render {
             Some(render) => render(&problem),
             None => problem.to_response(),
         }

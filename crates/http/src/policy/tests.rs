@@ -24,13 +24,13 @@ fn refused(policy: &Plain, head: &RequestHead<'_>) -> Option<Code> {
 
 fn identified(policy: &Plain, head: &RequestHead<'_>, body: &[u8]) -> (RequestId, Fingerprint) {
     let Admission::Tracked(admitted) = policy.admit(head, &()) else { panic!("{head:?}") };
-    let identity = policy.identify(&admitted, head, &(), body, None);
+    let identity = policy.identify(&admitted, head, &(), body, None).unwrap();
     (identity.id, identity.fingerprint)
 }
 
 #[test]
 fn a_policy_that_makes_no_sense_is_refused_with_its_reason() {
-    let wrong: [(Plain, &str); 11] = [
+    let wrong: [(Plain, &str); 12] = [
         (policy().methods([]), "no method"),
         (policy().methods([Method::POST, Method::TRACE]), "TRACE is a safe method"),
         (policy().methods([Method::CONNECT]), "CONNECT"),
@@ -41,6 +41,7 @@ fn a_policy_that_makes_no_sense_is_refused_with_its_reason() {
         (policy().response_limit(usize::MAX), "the budget has room"),
         (policy().key_rule(KeyRule::MinLen(256)), "no key has 256"),
         (policy().status_of(Code::KeyReused, StatusCode::OK), "200 OK is no status"),
+        (policy().excluding(["sent_at"]), "names no part"),
         (policy().documentation("a\nb"), "cannot be the address"),
     ];
     for (policy, reason) in wrong {
@@ -98,8 +99,8 @@ fn the_secret_keys_both() {
     let keys: &[&[u8]] = &[b"k"];
     let Admission::Tracked(admitted) = policy().admit(&head(keys), &()) else { panic!() };
     let secret = Secret::new([7; 32]);
-    let keyed = policy().identify(&admitted, &head(keys), &(), b"body", Some(&secret));
-    let unkeyed = policy().identify(&admitted, &head(keys), &(), b"body", None);
+    let keyed = policy().identify(&admitted, &head(keys), &(), b"body", Some(&secret)).unwrap();
+    let unkeyed = policy().identify(&admitted, &head(keys), &(), b"body", None).unwrap();
     assert!(keyed.id != unkeyed.id && keyed.fingerprint != unkeyed.fingerprint);
 }
 

@@ -1,0 +1,58 @@
+//! What a payload says, whatever bytes say it.
+
+mod fields;
+mod json;
+mod multipart;
+
+use std::borrow::Cow;
+
+use idempotency_core::{Scheme, Secret};
+
+pub(crate) use self::fields::{Digests, Fields};
+
+/// JSON in the form of [`json`].
+pub(crate) const JSON: Scheme = Scheme(3);
+
+/// The parts of a form, whatever divides them.
+pub(crate) const FORM: Scheme = Scheme(4);
+
+/// Why a payload has no form that could be compared. Says nothing of what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NotReadable(pub(crate) Cow<'static, str>);
+
+/// What is hashed of a payload: how it was read, its content type, and its form.
+pub(crate) struct Content<'a> {
+    pub(crate) scheme: Scheme,
+    pub(crate) content_type: Cow<'a, [u8]>,
+    pub(crate) form: Cow<'a, [u8]>,
+}
+
+/// Reads a payload by its content type; one that is neither JSON nor a form is what its bytes are.
+pub(crate) fn read<'a>(
+    content_type: &'a [u8],
+    body: &'a [u8],
+    excluded: &[String],
+    fields: &mut Fields<'_>,
+) -> Result<Content<'a>, NotReadable> {
+    let essence = essence(content_type);
+    if essence == "application/json" || essence.starts_with("application/") && essence.ends_with("+json") {
+        let form = json::canonical(body, excluded, fields)?;
+        // JSON is UTF-8 whatever parameters say (RFC 8259 §8.1, §11).
+        return Ok(Content { scheme: JSON, content_type: essence.into_bytes().into(), form: form.into() });
+    }
+    if essence == "multipart/form-data" {
+        let form = multipart::canonical(content_type, body, fields)?;
+        return Ok(Content { scheme: FORM, content_type: essence.into_bytes().into(), form: form.into() });
+    }
+    fields.note("body", body, true, true);
+    Ok(Content { scheme: Scheme::RAW, content_type: content_type.into(), form: body.into() })
+}
+
+/// A content type without its parameters, in small letters.
+fn essence(content_type: &[u8]) -> String {
+    let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
+    String::from_utf8_lossy(essence.trim_ascii()).to_ascii_lowercase()
+}
+
+/// For what a secret keys.
+pub(crate) type Keyed<'a> = Option<&'a Secret>;
