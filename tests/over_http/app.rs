@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use idempotency::tower::Disposition;
+use idempotency::tower::{Disposition, IdempotentRequest};
 use tokio::sync::Semaphore;
 
 /// Counts what was really done.
@@ -60,19 +60,30 @@ impl App {
     }
 
     /// Any request with any method, once it came through the middleware.
-    pub(crate) async fn handle(&self, path: &str, payload: Vec<u8>) -> Answer {
+    pub(crate) async fn handle(
+        &self,
+        path: &str,
+        payload: Vec<u8>,
+        ours: Option<IdempotentRequest>,
+    ) -> Answer {
         let run = {
             let mut runs = self.runs.lock().unwrap();
             let (begun, _) = runs.entry(path.to_owned()).or_default();
             *begun += 1;
             *begun
         };
-        let answer = self.answer(path, payload, run).await;
+        let answer = self.answer(path, payload, run, ours).await;
         self.runs.lock().unwrap().get_mut(path).unwrap().1 += 1;
         answer
     }
 
-    async fn answer(&self, path: &str, payload: Vec<u8>, run: usize) -> Answer {
+    async fn answer(
+        &self,
+        path: &str,
+        payload: Vec<u8>,
+        run: usize,
+        ours: Option<IdempotentRequest>,
+    ) -> Answer {
         let chunks = |count: usize| Body::Chunks(vec![vec![b'x'; 64 * 1024]; count]);
         match path.split('/').nth(1).unwrap() {
             "slow" => {
@@ -99,6 +110,28 @@ impl App {
             "replayed" => Answer::new(200, "a lie").header("idempotency-replayed", "true"),
             "release" => Answer::new(500, format!("run {run}")).say(Disposition::Release),
             "keep" => Answer::new(429, format!("run {run}")).say(Disposition::Keep),
+            "says" => {
+                let ours = ours.expect("a tracked request");
+                let answer = Answer::new(500, format!("run {run}"));
+                match &path["/says/".len()..] {
+                    "release" => ours.release(),
+                    "halt" => ours.halt(),
+                    "keep" => ours.keep(),
+                    "two_things" => {
+                        ours.halt();
+                        return answer.say(Disposition::Keep);
+                    }
+                    said => panic!("{said}"),
+                }
+                answer
+            }
+            "ours" => match ours {
+                None => Answer::new(200, "untracked"),
+                Some(ours) => {
+                    let (key, charge, mail) = (ours.key().as_str(), ours.child("charge"), ours.child("mail"));
+                    Answer::new(200, format!("{key} {charge} {mail} {} {ours:?}", ours.is_held()))
+                }
+            },
             "halt" => Answer::new(200, format!("run {run}")).say(Disposition::Halt),
             _ => Answer::new(201, format!("run {run} \0\u{ff}"))
                 .header("location", format!("/things/{run}"))

@@ -38,8 +38,11 @@ macro_rules! configure {
 const KEY: &str = "idempotency-key";
 
 mod answer;
+mod extras;
+mod payload;
 mod request;
 mod stored;
+mod wire;
 
 /// Panics if the row does not hold.
 pub(crate) type Check = fn(Kind);
@@ -64,10 +67,16 @@ pub(crate) const ROWS: &[(&str, Check)] = &[
     ("request: a chosen payload, a hash of the application's own", request::custom_hash),
     ("request: past the budget of all: 503, without a claim", request::budget),
     ("request: the budget counts a payload as long as it is there", request::budget_while_running),
+    ("request: by content: JSON in any order, less what is excluded, forms", payload::by_content),
+    ("request: what cannot be read by its content for sure: 400", payload::unreadable),
+    ("request: where a payload differs is told by option, and no value", payload::differences),
+    ("request: trailers do not count, HTTP/2 is as HTTP/1.1", wire::trailers_and_http2),
+    ("request: Expect: 100-continue only after all else has passed", wire::expect_continue),
     ("answer: no byte leaves before the response, or its marker, is stored", answer::stored_first),
     ("answer: Init, detached: a client that hangs up stops nothing", answer::detached),
     ("answer: Cached: status, headers, body as stored, and marked", answer::cached),
     ("answer: Processing: 409 with Retry-After", answer::processing),
+    ("answer: Processing with Wait: the response itself, Prefer: wait=n", extras::wait),
     ("answer: Halted: 409, not retryable, status configurable", answer::halted),
     ("answer: Mismatch: 422 in every state, status configurable", answer::mismatch_states),
     ("answer: Overloaded, Unavailable, ShuttingDown: 503", answer::unavailable),
@@ -87,16 +96,10 @@ pub(crate) const ROWS: &[(&str, Check)] = &[
     ("stored: Content-Length is recomputed, 204 has no body", stored::content_length),
     ("stored: Idempotency-Expires by option, Expires left alone", stored::expires),
     ("stored: malformed bytes: 503, and no panic", stored::malformed),
-];
-
-/// What later work covers.
-pub(crate) const OPEN: &[&str] = &[
-    "request: canonical JSON, excluded pointers, multipart",
-    "request: trailers and HTTP/2 on the wire",
-    "request: Expect: 100-continue only after all else has passed",
-    "answer: Processing with Wait, Prefer: wait=n",
-    "stored: fail open by route, counted",
-    "extras: replay guard, policy document, extractor",
+    ("stored: no store at all: fail open by option", extras::fail_open),
+    ("extras: a guard looks again before a replay leaves", extras::guard),
+    ("extras: the handler's own handle: key, child keys, what it says", extras::handle),
+    ("extras: lease, retention, policies and limits by route", extras::tracking),
 ];
 
 fn start(kind: Kind) -> Server {

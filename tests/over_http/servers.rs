@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use idempotency::{
-    Builder, Scope, Tracker, TrackerHandle, actix_web::Idempotency, store::Store, tower::IdempotencyLayer,
+    Builder, Scope, Track, Tracker, TrackerHandle, actix_web::Idempotency, store::Store,
+    tower::IdempotencyLayer,
 };
 use tokio::sync::oneshot;
 use tower_layer::Layer;
@@ -51,6 +52,11 @@ impl fmt::Display for Kind {
 /// verified first.
 pub(crate) trait Configure: Send + Sync + 'static {
     fn policy<R: 'static>(&self, principal: fn(&R) -> Option<Scope>) -> idempotency_http::Policy<R>;
+
+    /// How the tracker is asked.
+    fn track(&self, track: Track) -> Track {
+        track
+    }
 }
 
 /// Everything as it is by default, in the global scope.
@@ -84,6 +90,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let (send, ready) = mpsc::channel();
         let serve = app.clone();
+        let configure = Arc::new(configure);
         let thread = thread::spawn(move || match kind {
             Kind::ActixWeb => actix_web::rt::System::new().block_on(async move {
                 let tracker = tracker.spawn().await.unwrap();
@@ -91,6 +98,7 @@ impl Server {
                     principal(request.headers().get("x-principal")?.to_str().ok()?)
                 });
                 let idempotency = Idempotency::new(tracker.clone(), policy).unwrap();
+                let idempotency = idempotency.tracking(move |_, track| configure.track(track));
                 let server = serve_actix(listener, serve, idempotency);
                 send.send(tracker).unwrap();
                 let handle = server.handle();
@@ -107,6 +115,7 @@ impl Server {
                         principal(request.headers.get("x-principal")?.to_str().ok()?)
                     });
                     let layer = IdempotencyLayer::new(tracker.clone(), policy).unwrap();
+                    let layer = layer.tracking(move |_, track| configure.track(track));
                     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                     send.send(tracker).unwrap();
                     let serve = async {
@@ -153,11 +162,12 @@ fn principal(name: &str) -> Option<Scope> {
 }
 
 fn serve_actix(listener: TcpListener, app: Arc<App>, idempotency: Idempotency) -> actix_web::dev::Server {
-    use actix_web::{HttpRequest, HttpResponse, body::BodyStream, web};
+    use actix_web::{HttpMessage, HttpRequest, HttpResponse, body::BodyStream, web};
 
     async fn handle(request: HttpRequest, payload: Bytes, app: web::Data<Arc<App>>) -> HttpResponse {
+        let ours = request.extensions().get().cloned();
         let Answer { status, headers, body, disposition } =
-            app.handle(request.path(), payload.to_vec()).await;
+            app.handle(request.path(), payload.to_vec(), ours).await;
         let mut response = HttpResponse::build(actix_web::http::StatusCode::from_u16(status).unwrap());
         for (name, value) in headers {
             let value = actix_web::http::header::HeaderValue::from_bytes(&value).unwrap();
@@ -190,15 +200,16 @@ fn serve_actix(listener: TcpListener, app: Arc<App>, idempotency: Idempotency) -
     })
     .workers(2)
     .disable_signals()
-    .listen(listener)
+    .listen_auto_h2c(listener)
     .unwrap()
     .run()
 }
 
 type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
-async fn answer(app: Arc<App>, path: String, payload: Vec<u8>) -> http::Response<AnyBody> {
-    let Answer { status, headers, body, disposition } = app.handle(&path, payload).await;
+async fn answer(app: Arc<App>, parts: http::request::Parts, payload: Bytes) -> http::Response<AnyBody> {
+    let (path, ours) = (parts.uri.path(), parts.extensions.get().cloned());
+    let Answer { status, headers, body, disposition } = app.handle(path, payload.to_vec(), ours).await;
     let mut response = http::Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(name, value);
@@ -227,8 +238,8 @@ async fn answer(app: Arc<App>, path: String, payload: Vec<u8>) -> http::Response
 async fn serve_axum(listener: tokio::net::TcpListener, app: Arc<App>, layer: Option<IdempotencyLayer>) {
     use axum::{extract::State, response::Response};
 
-    async fn handle(State(app): State<Arc<App>>, uri: http::Uri, payload: Bytes) -> Response {
-        answer(app, uri.path().to_owned(), payload.to_vec()).await.map(axum::body::Body::new)
+    async fn handle(State(app): State<Arc<App>>, parts: http::request::Parts, payload: Bytes) -> Response {
+        answer(app, parts, payload).await.map(axum::body::Body::new)
     }
 
     let router = axum::Router::new()
@@ -244,8 +255,12 @@ async fn serve_axum(listener: tokio::net::TcpListener, app: Arc<App>, layer: Opt
 
 /// The layer around a service of hyper's own, with no framework.
 async fn serve_hyper(listener: tokio::net::TcpListener, app: Arc<App>, layer: IdempotencyLayer) {
-    use hyper::{body::Incoming, server::conn::http1};
-    use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+    use hyper::body::Incoming;
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto,
+        service::TowerToHyperService,
+    };
     use idempotency::tower::RequestBody;
 
     let service = layer.layer(tower::service_fn(move |request: http::Request<RequestBody<Incoming>>| {
@@ -253,7 +268,7 @@ async fn serve_hyper(listener: tokio::net::TcpListener, app: Arc<App>, layer: Id
         async move {
             let (parts, body) = request.into_parts();
             let payload = body.collect().await?.to_bytes();
-            Ok::<_, hyper::Error>(answer(app, parts.uri.path().to_owned(), payload.to_vec()).await)
+            Ok::<_, hyper::Error>(answer(app, parts, payload).await)
         }
     }));
     loop {
@@ -261,6 +276,9 @@ async fn serve_hyper(listener: tokio::net::TcpListener, app: Arc<App>, layer: Id
         let service = TowerToHyperService::new(service.clone());
         // Spawned as it is, and not awaited in a block of its own, which the compiler cannot see to be `Send`. A client
         // that hangs up is an error of its connection.
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            let builder = auto::Builder::new(TokioExecutor::new());
+            drop(builder.serve_connection(TokioIo::new(stream), service).await);
+        });
     }
 }
