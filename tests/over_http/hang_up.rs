@@ -1,7 +1,8 @@
-//! A client that hangs up, at ten moments: the retry gets the response of the one execution.
+//! A client that hangs up, at twenty moments: the retry gets the response of the one execution.
 
 use std::{
     io::{Read, Write},
+    net::Shutdown,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Duration,
@@ -9,39 +10,57 @@ use std::{
 
 use idempotency::MemoryStore;
 
+use crate::support::soak;
+
 use super::{
     app::wait_until,
     client,
     servers::{ByDefault, Kind, Server},
 };
 
-const MOMENTS: [&str; 10] = [
-    "connected, nothing sent",
-    "in the middle of the head",
-    "the head sent, no payload",
-    "half of the payload sent",
-    "all but the last byte sent",
-    "all sent",
-    "the handler has begun",
-    "the handler is about to end",
-    "the handler has ended, nothing read",
-    "one byte of the answer read",
+/// Where a client is when it hangs up, and whether its handler has certainly run by then (it has certainly not before).
+const MOMENTS: [(&str, Option<bool>); 20] = [
+    ("connected, nothing sent", Some(false)),
+    ("one byte of the head sent", Some(false)),
+    ("the first line sent", Some(false)),
+    ("in the middle of the head", Some(false)),
+    ("in the middle of the key", Some(false)),
+    ("all but the last byte of the head sent", Some(false)),
+    ("the head sent, no payload", Some(false)),
+    ("one byte of the payload sent", Some(false)),
+    ("half of the payload sent", Some(false)),
+    ("all but the last byte sent", Some(false)),
+    ("all sent", None),
+    ("all sent, and half closed", None),
+    ("the handler has begun", Some(true)),
+    ("the handler has begun, half closed", Some(true)),
+    ("the handler is in the middle", Some(true)),
+    ("the handler is about to end", Some(true)),
+    ("the handler has ended, nothing read", Some(true)),
+    ("one byte of the answer read", Some(true)),
+    ("the head of the answer read", Some(true)),
+    ("all of the answer read", Some(true)),
 ];
-const TIMES: usize = 200;
+
+/// Clients of each moment.
+fn times() -> usize {
+    100 * soak(5)
+}
+
 const CLIENTS: usize = 8;
 
 #[test]
 fn a_client_that_hangs_up_at_any_moment_gets_the_response_of_the_one_execution() {
     for kind in [Kind::ActixWeb, Kind::Axum] {
         let server = Server::start(kind, MemoryStore::new(), ByDefault);
-        let (next, replays) = (AtomicUsize::new(0), [(); MOMENTS.len()].map(|()| AtomicUsize::new(0)));
+        let (next, replays) = (AtomicUsize::new(0), MOMENTS.map(|_| AtomicUsize::new(0)));
         thread::scope(|scope| {
             for _ in 0..CLIENTS {
                 scope.spawn(|| {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let moment = number % MOMENTS.len();
-                        if number >= MOMENTS.len() * TIMES {
+                        if number >= MOMENTS.len() * times() {
                             return;
                         }
                         let replayed = hang_up(&server, moment, &format!("/nap/{number}"));
@@ -50,34 +69,45 @@ fn a_client_that_hangs_up_at_any_moment_gets_the_response_of_the_one_execution()
                 });
             }
         });
-        for (moment, replays) in MOMENTS.iter().zip(&replays) {
-            let replays = replays.load(Ordering::Relaxed);
-            eprintln!("{kind:>10}, {moment:35} {TIMES} clients, {replays} replays, nothing run twice");
+        for ((moment, has_run), replays) in MOMENTS.iter().zip(&replays) {
+            let (replays, times) = (replays.load(Ordering::Relaxed), times());
+            eprintln!("{kind:>10}, {moment:40} {times} clients, {replays} replays, nothing run twice");
+            match has_run {
+                Some(true) => assert_eq!(replays, times, "{moment}"),
+                Some(false) => assert_eq!(replays, 0, "{moment}"),
+                None => {}
+            }
         }
-        // Nothing can have run before the payload was there; everything has once the handler began.
-        let replays = replays.map(|replays| replays.load(Ordering::Relaxed));
-        assert_eq!(replays[..5], [0; 5]);
-        assert_eq!(replays[6..], [TIMES; 4]);
     }
 }
 
 /// Whether the retry got a replay.
 fn hang_up(server: &Server, moment: usize, path: &str) -> bool {
     let body = b"a payload of some bytes";
-    let bytes = client::request("POST", path, &[("idempotency-key", "k")], body);
+    let bytes = client::request("POST", path, &[("idempotency-key", "a-key")], body);
     let head = bytes.len() - body.len();
-    let sent = [0, head / 2, head, head + body.len() / 2, bytes.len() - 1];
+    let find = |part: &[u8]| bytes.windows(part.len()).position(|window| window == part).unwrap();
+    let (line, key) = (find(b"\r\n") + 2, find(b"a-key") + 2);
+    let sent = [0, 1, line, head / 2, key, head - 1, head, head + 1, head + body.len() / 2, bytes.len() - 1];
     let mut client = client::connect(&server.address);
     client.write_all(&bytes[..*sent.get(moment).unwrap_or(&bytes.len())]).unwrap();
+    let has_begun = || wait_until(|| server.app.begun(path) == 1);
     match moment {
-        6 => wait_until(|| server.app.begun(path) == 1),
-        7 => {
-            wait_until(|| server.app.begun(path) == 1);
-            // The handler takes four.
-            thread::sleep(Duration::from_millis(3));
+        11 => client.shutdown(Shutdown::Write).unwrap(),
+        12 => has_begun(),
+        13 => {
+            has_begun();
+            client.shutdown(Shutdown::Write).unwrap();
         }
-        8 => wait_until(|| server.app.ended(path) == 1),
-        9 => client.read_exact(&mut [0]).unwrap(),
+        // The handler takes four.
+        14 | 15 => {
+            has_begun();
+            thread::sleep(Duration::from_millis(if moment == 14 { 2 } else { 3 }));
+        }
+        16 => wait_until(|| server.app.ended(path) == 1),
+        17 => client.read_exact(&mut [0]).unwrap(),
+        18 => client.read_exact(&mut [0; 60]).unwrap(),
+        19 => assert_eq!(client::read(&mut client).unwrap().status, 201),
         _ => {}
     }
     drop(client);
@@ -87,8 +117,8 @@ fn hang_up(server: &Server, moment: usize, path: &str) -> bool {
             thread::sleep(Duration::from_millis(1));
             continue;
         }
-        assert_eq!((reply.status, reply.text().as_str()), (201, "run 1"), "{}", MOMENTS[moment]);
-        assert_eq!((server.app.begun(path), server.app.ended(path)), (1, 1), "{}", MOMENTS[moment]);
+        assert_eq!((reply.status, reply.text().as_str()), (201, "run 1"), "{}", MOMENTS[moment].0);
+        assert_eq!((server.app.begun(path), server.app.ended(path)), (1, 1), "{}", MOMENTS[moment].0);
         return reply.is_replay();
     }
 }
