@@ -4,8 +4,13 @@ use std::{
     collections::HashMap,
     io::Write,
     net::TcpStream,
-    time::{Duration, Instant},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
 use crate::support::{Running, example};
 
@@ -167,4 +172,52 @@ impl PrintedSpan {
         let (trace, id, parent) = (field("TraceId"), field("SpanId"), field("ParentSpanId"));
         Self { name, trace, id, parent, text: text.to_owned() }
     }
+}
+
+#[test]
+fn job_queue_does_each_job_once() {
+    assert_eq!(output_of("job_queue"), "20 jobs delivered 5 times: 20 done, 80 known already, 20 mails\n");
+}
+
+#[test]
+fn webhook_receiver_handles_each_event_once_and_only_those_that_are_signed() {
+    let receiver = Running::start("webhook_receiver", &["--secret", "whsec_test"]);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let deliver = |secret: &str, id: &str, ago: u64, body: &str| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let at = (now - ago).to_string();
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+        mac.update([id, &at, body].join(".").as_bytes());
+        let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
+        let reply = agent
+            .post(format!("http://{}/webhooks", receiver.address))
+            .header("webhook-id", id)
+            .header("webhook-timestamp", &at)
+            .header("webhook-signature", format!("v1,bm90IG91cnM= v1,{signature}"))
+            .content_type("application/json")
+            .send(body)
+            .unwrap();
+        reply.status().as_u16()
+    };
+    let paid =
+        |attempt| format!(r#"{{"type":"charge.succeeded","data":{{"amount":10}},"attempt":{attempt}}}"#);
+    // Delivered at once and again and again.
+    thread::scope(|scope| {
+        let deliveries = [1, 2, 3, 4]
+            .map(|attempt| scope.spawn(move || deliver("whsec_test", "evt_1", 0, &paid(attempt))));
+        assert_eq!(deliveries.map(|delivery| delivery.join().unwrap()), [204; 4]);
+    });
+    assert_eq!(deliver("whsec_test", "evt_1", 0, &paid(5)), 204);
+    // Another event under the same id.
+    assert_eq!(deliver("whsec_test", "evt_1", 0, r#"{"type":"charge.refunded"}"#), 422);
+    // What was not handled is delivered again, and handled then.
+    let early = r#"{"type":"charge.disputed","data":{"account":"unknown"}}"#;
+    assert_eq!([(); 2].map(|()| deliver("whsec_test", "evt_2", 0, early)), [503, 503]);
+    assert_eq!(deliver("whsec_test", "evt_2", 0, r#"{"type":"charge.disputed"}"#), 204);
+    for (secret, ago) in [("whsec_other", 0), ("whsec_test", 301)] {
+        assert_eq!(deliver(secret, "evt_1", ago, &paid(1)), 401);
+    }
+    let mut handled = agent.get(format!("http://{}/handled", receiver.address)).call().unwrap();
+    let handled = handled.body_mut().read_to_string().unwrap();
+    assert_eq!(handled, r#"["charge.succeeded","charge.disputed"]"#);
 }

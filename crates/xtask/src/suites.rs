@@ -45,13 +45,23 @@ const CONFORMANCE: [Suite; 6] = [
 const SOAKS: &[Suite] = &[
     Suite {
         name: "nodes killed under load",
-        args: "test --workspace --test workspace -- kill i6_ swap nodes ledger --nocapture",
+        args: "test --workspace --test workspace -- kill i6_ swap nodes ledger under_fire flood hang_up --nocapture",
         minutes: 60,
     },
     Suite { name: "tracker", args: "test --workspace --test tracker", minutes: 30 },
     Suite {
         name: "fuzzing of the frame (needs cargo-fuzz: `cargo install cargo-fuzz`)",
         args: "fuzz run --fuzz-dir crates/frame/fuzz --sanitizer none decode crates/frame/golden -- -max_total_time=600",
+        minutes: 20,
+    },
+    Suite {
+        name: "fuzzing of requests",
+        args: "fuzz run --fuzz-dir crates/http/fuzz --sanitizer none request -- -max_total_time=600",
+        minutes: 20,
+    },
+    Suite {
+        name: "fuzzing of stored responses",
+        args: "fuzz run --fuzz-dir crates/http/fuzz --sanitizer none stored -- -max_total_time=600",
         minutes: 20,
     },
 ];
