@@ -46,8 +46,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let spans = SdkTracerProvider::builder().with_simple_exporter(SpanExporter::default()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(spans.tracer("observability"));
     let layer = layer.with_location(false).with_threads(false).with_target(false);
-    // The tracker's own spans are at DEBUG: `track`, `settle`, and `store` for each call.
-    let filter = EnvFilter::new("info,idempotency_tracker=debug");
+    // The tracker's own spans are at DEBUG: `track`, `settle`, and `store` for each call. RUST_LOG says otherwise.
+    let filter = EnvFilter::try_from_default_env();
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info,idempotency_tracker=debug"));
     tracing_subscriber::registry().with(filter).with(layer).init();
 
     // Metrics. The recorder must be there before the tracker is.

@@ -67,14 +67,15 @@ impl Running {
     }
 
     pub(crate) fn start_in(folder: &Path, name: &str, args: &[&str]) -> Self {
-        let mut child = example(name)
-            .current_dir(folder)
-            .args(["--listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect(name);
+        let mut command = example(name);
+        command.current_dir(folder).args(args).stderr(Stdio::null());
+        Self::start_as(command)
+    }
+
+    /// However it is started.
+    pub(crate) fn start_as(mut command: Command) -> Self {
+        let command = command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
         let output = thread::spawn(move || {

@@ -85,7 +85,7 @@ impl App {
         ours: Option<IdempotentRequest>,
     ) -> Answer {
         let chunks = |count: usize| Body::Chunks(vec![vec![b'x'; 64 * 1024]; count]);
-        match path.split('/').nth(1).unwrap() {
+        match path.split('/').nth(1).unwrap_or_default() {
             "slow" => {
                 self.gate.acquire().await.unwrap().forget();
                 Answer::new(201, format!("run {run}"))

@@ -4,6 +4,7 @@ mod app;
 mod client;
 mod frameworks;
 mod hang_up;
+mod hostile;
 mod rows;
 mod servers;
 mod store;

@@ -1,6 +1,6 @@
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub(crate) struct Breakable {
     inner: MemoryStore,
     down: AtomicBool,
+    calls: AtomicUsize,
     /// Updates wait here while it is locked.
     hold: Mutex<()>,
 }
@@ -37,11 +38,17 @@ impl Breakable {
         self.hold.lock().await
     }
 
+    /// How often it was asked anything.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn records(&self) -> usize {
         self.inner.len()
     }
 
     fn up(&self) -> Result<&MemoryStore, StoreError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
         match self.down.load(Ordering::SeqCst) {
             true => Err(StoreError::new(StoreErrorKind::Unavailable, "secret-host:6379 is gone")),
             false => Ok(&self.inner),
