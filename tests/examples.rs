@@ -5,11 +5,12 @@ use std::{
     io::Write,
     net::TcpStream,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
+use idempotency::{Clock, SystemClock};
 use sha2::Sha256;
 
 use crate::support::{Running, example};
@@ -183,9 +184,8 @@ fn job_queue_does_each_job_once() {
 fn webhook_receiver_handles_each_event_once_and_only_those_that_are_signed() {
     let receiver = Running::start("webhook_receiver", &["--secret", "whsec_test"]);
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    let deliver = |secret: &str, id: &str, ago: u64, body: &str| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let at = (now - ago).to_string();
+    let deliver = |secret: &str, id: &str, ago: i64, body: &str| {
+        let at = (SystemClock::new().now().unix_timestamp() - ago).to_string();
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
         mac.update([id, &at, body].join(".").as_bytes());
         let signature = BASE64_STANDARD.encode(mac.finalize().into_bytes());
