@@ -11,9 +11,13 @@ use std::{
 
 use bytes::Bytes;
 
-use idempotency::{MemoryStore, Scope, Tracker, actix_web::Idempotency, axum::IdempotencyLayer};
+use idempotency::{
+    MemoryStore, Scope, Tracker,
+    actix_web::{Idempotency, ReplayOf},
+    axum::IdempotencyLayer,
+};
 
-use super::client;
+use super::{client, store::Breakable};
 
 fn post(address: &str, path: &str) -> client::Reply {
     client::send(address, &client::request("POST", path, &[("idempotency-key", "k")], b""))
@@ -226,4 +230,88 @@ fn a_policy_that_makes_no_sense_is_refused_at_start() {
     let wrong = idempotency::axum::Policy::new(Scope::global()).request_limit(0);
     let error = IdempotencyLayer::new(tracker, wrong).unwrap_err();
     assert_eq!(error.to_string(), "a request limit of 0 bytes takes no payload at all");
+}
+
+/// A store that is away for good once the tracker has begun.
+#[test]
+fn tower_what_runs_untracked_is_counted() {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    use tower::{Layer, ServiceExt};
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let store = Breakable::new();
+            let tracker = Tracker::builder(store.clone()).spawn().await.unwrap();
+            let policy = idempotency::tower::Policy::new(Scope::global()).fail_open();
+            let layer = IdempotencyLayer::new(tracker, policy).unwrap();
+            let service = layer.layer(tower::service_fn(async |_: http::Request<_>| {
+                Ok::<_, Infallible>(http::Response::new(http_body_util::Full::<Bytes>::from("done")))
+            }));
+            store.down(true);
+            for _ in 0..3 {
+                let request = http::Request::post("/").header("idempotency-key", "k");
+                let request = request.body(http_body_util::Full::<Bytes>::from("x")).unwrap();
+                assert_eq!(service.clone().oneshot(request).await.unwrap().status(), 200);
+            }
+        });
+    });
+    let counted =
+        snapshotter.snapshot().into_vec().into_iter().find_map(|(key, _, _, value)| {
+            (key.key().name() == "idempotency_untracked_total").then_some(value)
+        });
+    assert_eq!(counted, Some(DebugValue::Counter(3)));
+}
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// An application around the middleware learns in whose trace the work was done.
+#[test]
+fn a_replay_names_the_trace_in_which_the_work_was_done() {
+    use actix_web::{App, HttpServer, dev::Service, web};
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (send, ready_to_serve) = mpsc::channel();
+    thread::spawn(move || {
+        actix_web::rt::System::new().block_on(async move {
+            let tracker = Tracker::builder(MemoryStore::new()).spawn().await.unwrap();
+            let policy = idempotency::actix_web::Policy::new(Scope::global());
+            let idempotency = Idempotency::new(tracker, policy).unwrap();
+            let server = HttpServer::new(move || {
+                App::new()
+                    .wrap(idempotency.clone())
+                    .wrap_fn(|request, service| {
+                        let response = service.call(request);
+                        async {
+                            let mut response = response.await?;
+                            let original = response.response().extensions().get::<ReplayOf>().copied();
+                            if let Some(ReplayOf(original)) = original {
+                                let value = original.to_string().parse().unwrap();
+                                response.headers_mut().insert("x-original".parse().unwrap(), value);
+                            }
+                            Ok(response)
+                        }
+                    })
+                    .route("/", web::post().to(async || "done"))
+            });
+            let server = server.workers(1).listen(listener).unwrap().run();
+            send.send(()).unwrap();
+            server.await.unwrap();
+        });
+    });
+    ready_to_serve.recv().unwrap();
+    let post = |key: &str, trace: &str| {
+        let headers = [("idempotency-key", key), ("traceparent", trace)];
+        client::send(&address, &client::request("POST", "/", &headers, b""))
+    };
+    let another = TRACE.replace("4bf9", "aaaa");
+    assert_eq!(post("k", TRACE).header("x-original"), None);
+    assert_eq!(post("k", &another).header("x-original"), Some(TRACE));
+    // Rubbish is no trace, and stops nothing.
+    assert_eq!(post("l", "rubbish").status, 200);
+    assert!(post("l", TRACE).is_replay());
+    assert_eq!(post("l", TRACE).header("x-original"), None);
 }
