@@ -23,8 +23,15 @@ pin_project! {
     enum Inner<B: MessageBody> {
         Untouched { #[pin] body: B },
         Gathered { bytes: Bytes },
-        Flowing { prefix: VecDeque<Bytes>, rest: Rest<B> },
+        // Not there for every response, and in a box: a body is moved several times on its way.
+        Flowing { flowing: Box<Flowing<B>> },
     }
+}
+
+/// What was gathered, and what comes after it.
+struct Flowing<B: MessageBody> {
+    prefix: VecDeque<Bytes>,
+    rest: Rest<B>,
 }
 
 /// What comes after the gathered beginning. It was polled before, so it is pinned already.
@@ -54,7 +61,7 @@ impl<B: MessageBody> ResponseBody<B> {
     fn after(prefix: impl IntoIterator<Item = Bytes>, rest: Rest<B>) -> Self {
         // actix-web takes an empty chunk for the end of a body.
         let prefix = prefix.into_iter().filter(|bytes| !bytes.is_empty()).collect();
-        Self { inner: Inner::Flowing { prefix, rest } }
+        Self { inner: Inner::Flowing { flowing: Box::new(Flowing { prefix, rest }) } }
     }
 }
 
@@ -77,7 +84,8 @@ impl<B: MessageBody> MessageBody for ResponseBody<B> {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
             }
-            InnerProjected::Flowing { prefix, rest } => {
+            InnerProjected::Flowing { flowing } => {
+                let Flowing { prefix, rest } = &mut **flowing;
                 if let Some(bytes) = prefix.pop_front() {
                     return Poll::Ready(Some(Ok(bytes)));
                 }

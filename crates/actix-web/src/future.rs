@@ -27,7 +27,7 @@ pin_project! {
     #[project = Projected]
     enum State<F, B: MessageBody> {
         Untracked { #[pin] inner: F },
-        Answered { response: Option<ServiceResponse<ResponseBody<B>>> },
+        Answered { response: Option<Box<ServiceResponse<ResponseBody<B>>>> },
         Tracked { tracked: Tracked<B> },
     }
 }
@@ -38,7 +38,7 @@ impl<F, B: MessageBody> ResponseFuture<F, B> {
     }
 
     pub(crate) fn answered(response: ServiceResponse<ResponseBody<B>>) -> Self {
-        Self { state: State::Answered { response: Some(response) } }
+        Self { state: State::Answered { response: Some(Box::new(response)) } }
     }
 
     pub(crate) fn tracked(
@@ -62,7 +62,7 @@ where
                 Poll::Ready(Ok(response.map_body(|_, body| ResponseBody::untouched(body))))
             }
             Projected::Answered { response } => {
-                Poll::Ready(Ok(response.take().expect("a future is not polled after its end")))
+                Poll::Ready(Ok(*response.take().expect("a future is not polled after its end")))
             }
             Projected::Tracked { tracked } => tracked.as_mut().poll(cx),
         }

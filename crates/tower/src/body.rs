@@ -10,19 +10,29 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+// What is not there for every request is in a box: a body is moved several times on its way.
+
 pin_project! {
     /// The body that the inner service gets: the client's own, or the payload that was read from it.
-    #[project = RequestProjected]
     #[derive(Debug)]
     pub struct RequestBody<B> {
         #[pin]
-        untouched: Option<B>,
-        gathered: Gathered,
+        inner: Payload<B>,
+    }
+}
+
+pin_project! {
+    #[project = PayloadProjected]
+    #[derive(Debug)]
+    enum Payload<B> {
+        Untouched { #[pin] body: B },
+        Gathered { gathered: Box<Gathered> },
+        Nothing,
     }
 }
 
 /// Bytes and trailers that are all there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gathered {
     bytes: Bytes,
     trailers: Option<HeaderMap>,
@@ -53,23 +63,26 @@ impl Gathered {
 
 impl<B> RequestBody<B> {
     pub(crate) fn untouched(body: B) -> Self {
-        Self { untouched: Some(body), gathered: Gathered::default() }
+        Self { inner: Payload::Untouched { body } }
     }
 
     pub(crate) fn gathered(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self { untouched: None, gathered: Gathered { bytes, trailers } }
+        Self { inner: Payload::Gathered { gathered: Box::new(Gathered { bytes, trailers }) } }
     }
 
     /// What was gathered.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.gathered.bytes
+        match &self.inner {
+            Payload::Gathered { gathered } => &gathered.bytes,
+            Payload::Untouched { .. } | Payload::Nothing => &[],
+        }
     }
 }
 
 /// Nothing: for services that replace a request's body by the default one.
 impl<B> Default for RequestBody<B> {
     fn default() -> Self {
-        Self { untouched: None, gathered: Gathered::default() }
+        Self { inner: Payload::Nothing }
     }
 }
 
@@ -81,19 +94,27 @@ impl<B: Body> Body for RequestBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
-        match this.untouched.as_pin_mut() {
-            Some(body) => poll_bytes(body, cx),
-            None => Poll::Ready(this.gathered.next().map(Ok)),
+        match self.project().inner.project() {
+            PayloadProjected::Untouched { body } => poll_bytes(body, cx),
+            PayloadProjected::Gathered { gathered } => Poll::Ready(gathered.next().map(Ok)),
+            PayloadProjected::Nothing => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.untouched.as_ref().map_or_else(|| self.gathered.is_end(), B::is_end_stream)
+        match &self.inner {
+            Payload::Untouched { body } => body.is_end_stream(),
+            Payload::Gathered { gathered } => gathered.is_end(),
+            Payload::Nothing => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.untouched.as_ref().map_or_else(|| self.gathered.size_hint(), B::size_hint)
+        match &self.inner {
+            Payload::Untouched { body } => body.size_hint(),
+            Payload::Gathered { gathered } => gathered.size_hint(),
+            Payload::Nothing => SizeHint::with_exact(0),
+        }
     }
 }
 
@@ -120,9 +141,15 @@ pin_project! {
     #[project = InnerProjected]
     enum Inner<B: Body> {
         Untouched { #[pin] body: B },
-        Gathered { gathered: Gathered },
-        Flowing { prefix: VecDeque<Bytes>, rest: Rest<B> },
+        Gathered { gathered: Box<Gathered> },
+        Flowing { flowing: Box<Flowing<B>> },
     }
+}
+
+/// What was gathered, and what comes after it.
+struct Flowing<B: Body> {
+    prefix: VecDeque<Bytes>,
+    rest: Rest<B>,
 }
 
 /// What comes after the gathered beginning. It was polled before, so it is pinned already.
@@ -138,7 +165,7 @@ impl<B: Body> ResponseBody<B> {
     }
 
     pub(crate) fn gathered(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self { inner: Inner::Gathered { gathered: Gathered { bytes, trailers } } }
+        Self { inner: Inner::Gathered { gathered: Box::new(Gathered { bytes, trailers }) } }
     }
 
     pub(crate) fn flowing(prefix: [Bytes; 2], rest: Pin<Box<B>>) -> Self {
@@ -151,7 +178,7 @@ impl<B: Body> ResponseBody<B> {
 
     fn after(prefix: impl IntoIterator<Item = Bytes>, rest: Rest<B>) -> Self {
         let prefix = prefix.into_iter().filter(|bytes| !bytes.is_empty()).collect();
-        Self { inner: Inner::Flowing { prefix, rest } }
+        Self { inner: Inner::Flowing { flowing: Box::new(Flowing { prefix, rest }) } }
     }
 }
 
@@ -166,7 +193,8 @@ impl<B: Body> Body for ResponseBody<B> {
         match self.project().inner.project() {
             InnerProjected::Untouched { body } => poll_bytes(body, cx),
             InnerProjected::Gathered { gathered } => Poll::Ready(gathered.next().map(Ok)),
-            InnerProjected::Flowing { prefix, rest } => {
+            InnerProjected::Flowing { flowing } => {
+                let Flowing { prefix, rest } = &mut **flowing;
                 if let Some(bytes) = prefix.pop_front() {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
@@ -186,7 +214,8 @@ impl<B: Body> Body for ResponseBody<B> {
         match &self.inner {
             Inner::Untouched { body } => body.is_end_stream(),
             Inner::Gathered { gathered } => gathered.is_end(),
-            Inner::Flowing { prefix, rest } => {
+            Inner::Flowing { flowing } => {
+                let Flowing { prefix, rest } = &**flowing;
                 prefix.is_empty()
                     && match rest {
                         Rest::Body(body) => body.is_end_stream(),
@@ -201,7 +230,8 @@ impl<B: Body> Body for ResponseBody<B> {
         match &self.inner {
             Inner::Untouched { body } => body.size_hint(),
             Inner::Gathered { gathered } => gathered.size_hint(),
-            Inner::Flowing { prefix, rest } => {
+            Inner::Flowing { flowing } => {
+                let Flowing { prefix, rest } = &**flowing;
                 let gathered: u64 = prefix.iter().map(|bytes| bytes.len() as u64).sum();
                 let rest = match rest {
                     Rest::Body(body) => body.size_hint(),

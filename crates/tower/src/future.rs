@@ -28,7 +28,7 @@ pin_project! {
     #[project = Projected]
     enum State<F, B: Body, E> {
         Untracked { #[pin] inner: F },
-        Answered { response: Option<Response<ResponseBody<B>>> },
+        Answered { response: Option<Box<Response<ResponseBody<B>>>> },
         Tracked { tracked: Tracked<B, E> },
     }
 }
@@ -39,7 +39,7 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
     }
 
     pub(crate) fn answered(response: Response<ResponseBody<B>>) -> Self {
-        Self { state: State::Answered { response: Some(response) } }
+        Self { state: State::Answered { response: Some(Box::new(response)) } }
     }
 
     pub(crate) fn tracked(
@@ -63,7 +63,7 @@ where
                 Poll::Ready(Ok(response.map(ResponseBody::untouched)))
             }
             Projected::Answered { response } => {
-                Poll::Ready(Ok(response.take().expect("a future is not polled after its end")))
+                Poll::Ready(Ok(*response.take().expect("a future is not polled after its end")))
             }
             Projected::Tracked { tracked } => tracked.as_mut().poll(cx),
         }

@@ -114,6 +114,16 @@ const TEST: &[Suite] = &[
 ];
 
 const BENCH: &[Suite] = &[
+    Suite {
+        name: "instructions of an untracked request (needs valgrind)",
+        args: "run --release --ignore-rust-version --manifest-path crates/bench/Cargo.toml -- untracked",
+        minutes: 20,
+    },
+    Suite {
+        name: "HTTP beside peers",
+        args: "run --release --ignore-rust-version --manifest-path crates/bench/Cargo.toml -- http",
+        minutes: 20,
+    },
     Suite { name: "mailbox", args: "bench --package idempotency-tracker --bench mailbox", minutes: 15 },
     Suite { name: "load", args: "bench --package idempotency-tracker --bench load", minutes: 15 },
     Suite { name: "swap", args: "bench --package idempotency-tracker --bench swap", minutes: 5 },

@@ -1,0 +1,41 @@
+//! The tracker beside its peers and beside its limits. Ratios of one run, interleaved; never a bare time.
+
+#![expect(clippy::print_stdout, reason = "it prints tables")]
+
+mod http;
+mod untracked;
+
+use clap::{Parser, Subcommand};
+
+/// The tracker beside its peers and beside its limits
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// First requests and replays over HTTP, at 1, 64 and 512 connections
+    Http {
+        /// How often each is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How long each time, in milliseconds
+        #[arg(long, default_value_t = 1000)]
+        millis: u64,
+    },
+    /// Instructions of a request that is not tracked, beside the bare handler; needs valgrind
+    Untracked,
+    /// What `untracked` counts: so many requests
+    #[command(hide = true)]
+    Run { kind: untracked::Kind, requests: u64 },
+}
+
+fn main() {
+    match Args::parse().what {
+        What::Http { rounds, millis } => http::run(rounds, millis),
+        What::Untracked => untracked::run(),
+        What::Run { kind, requests } => untracked::requests(kind, requests),
+    }
+}
