@@ -7,3 +7,4 @@ mod monitor;
 mod node;
 mod protocol;
 mod reference;
+mod scenarios;

@@ -1,0 +1,540 @@
+//! One thing after the other, to the millisecond: what the engine says to each event of a request's life.
+
+use std::time::Duration;
+
+use idempotency_core::{
+    Change, Claim, Fingerprint, HaltReason, Inserted, Meta, Owner, Record, RequestId, State, StoreCommand,
+    StoreError, StoreErrorKind, StoreReply, StoredResponse, Tenant, Updated,
+};
+use idempotency_engine::{
+    Adopted, Answer, Call, Caller, Command, Config, Engine, Event, OnConcurrent, OnOrphan, Refused, Track,
+    Tracked,
+};
+use time::OffsetDateTime;
+
+const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+/// An engine, and the clock beside it.
+struct Desk {
+    engine: Engine,
+    now: OffsetDateTime,
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn id() -> RequestId {
+    RequestId::from_bytes([1; 32])
+}
+
+fn claim(owner: u128) -> Claim {
+    Claim::new(id(), Owner::from_u128(owner), Fingerprint::derive(None, [&b"10"[..]]))
+}
+
+/// Caller and owner have one number.
+fn track(number: u64) -> Event {
+    track_as(number, |_| {})
+}
+
+fn track_as(number: u64, change: impl FnOnce(&mut Track)) -> Event {
+    let mut track = Track::new(claim(number.into()));
+    change(&mut track);
+    Event::Track { caller: Caller(number), track }
+}
+
+fn settle(owner: u128, change: Change) -> Event {
+    Event::Settle { id: id(), owner: Owner::from_u128(owner), change, caller: Some(Caller(100)) }
+}
+
+fn complete() -> Change {
+    Change::Complete { response: StoredResponse::new("done"), retention: Duration::from_secs(60) }
+}
+
+fn claimed() -> Result<StoreReply, StoreError> {
+    Ok(StoreReply::Inserted(Inserted::Claimed))
+}
+
+fn updated(updated: Updated) -> Result<StoreReply, StoreError> {
+    Ok(StoreReply::Updated(updated))
+}
+
+/// Nobody knows whether it was done.
+fn lost() -> Result<StoreReply, StoreError> {
+    Err(StoreError::new(StoreErrorKind::TimedOut, "late"))
+}
+
+fn not_sent() -> Result<StoreReply, StoreError> {
+    Err(StoreError::new(StoreErrorKind::Unavailable, "down").not_applied())
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config { prune_every: None, ..Config::default() };
+        change(&mut config);
+        Self { engine: Engine::new(config, START, 0), now: START }
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<String> {
+        let mut out = Vec::new();
+        self.engine.handle(self.now, event, &mut out);
+        out.iter().map(|command| self.shown(command)).collect()
+    }
+
+    fn reply(&mut self, reply: Result<StoreReply, StoreError>) -> Vec<String> {
+        self.tell(Event::Replied { call: Call::Lane(id()), reply })
+    }
+
+    /// What is done by itself up to this moment, at the moments at which the engine asks to be woken; each line begins with the
+    /// milliseconds since the start.
+    fn until(&mut self, at: u64) -> Vec<String> {
+        let end = START + ms(at);
+        let mut done = Vec::new();
+        while let Some(deadline) = self.engine.deadline().filter(|deadline| *deadline <= end) {
+            assert!(deadline > self.now || done.len() < 100, "it goes round in circles: {done:?}");
+            self.now = self.now.max(deadline);
+            let at = since_start(self.now);
+            let told = self.tell(Event::Deadline { entropy: 0 });
+            done.extend(told.into_iter().map(|line| format!("{at} {line}")));
+        }
+        self.now = end;
+        done
+    }
+
+    /// Somebody else's record.
+    fn found(&self, owner: u128, state: State) -> Result<StoreReply, StoreError> {
+        let expires_at = self.now + Duration::from_secs(60);
+        let fingerprint = claim(owner).fingerprint;
+        let record =
+            Record::new(Owner::from_u128(owner), fingerprint, START, expires_at, Meta::default(), state);
+        Ok(StoreReply::Inserted(Inserted::Exists(record)))
+    }
+
+    fn running(&self, owner: u128, left: u64) -> Result<StoreReply, StoreError> {
+        self.found(owner, State::Processing { lease_until: self.now + ms(left) })
+    }
+
+    fn shown(&self, command: &Command) -> String {
+        let owner = |owner: &Owner| u128::from_be_bytes(*owner.as_bytes());
+        match command {
+            Command::Call { command: StoreCommand::Insert(claim), .. } => match &claim.takes_over {
+                None => format!("insert {}", owner(&claim.owner)),
+                Some(from) => format!("insert {} over {}", owner(&claim.owner), owner(from)),
+            },
+            Command::Call { command: StoreCommand::Update(update), .. } => {
+                format!("{} {}", update.change.name(), owner(&update.owner))
+            }
+            Command::Call { command, .. } => command.name().to_owned(),
+            Command::Answer(Caller(caller), answer) => format!("{caller}: {}", self.answer(answer)),
+            Command::Dismiss(Caller(caller)) => format!("{caller}: dismissed"),
+            Command::Held { owner: held, until } => {
+                format!("held {} to {}", owner(held), since_start(*until))
+            }
+            Command::Lost { owner: it, .. } => format!("lost {}", owner(it)),
+            Command::Ended { owner: it } => format!("ended {}", owner(it)),
+            Command::Settled { owner: it } => format!("settled {}", owner(it)),
+            Command::BodyLetGo { owner: it } => format!("let go of the body of {}", owner(it)),
+            Command::Resolve { caller: Caller(caller), permit } => {
+                format!("{caller}: resolve as {}", owner(&permit.claim.owner))
+            }
+            Command::Happened(_, what) => format!("{what:?}"),
+        }
+    }
+
+    fn answer(&self, answer: &Answer) -> String {
+        match answer {
+            Answer::Tracked(Ok(Tracked::Init(granted))) => {
+                let owner = u128::from_be_bytes(*granted.claim.owner.as_bytes());
+                let (held, work) = (since_start(granted.held_until), since_start(granted.work_until));
+                format!("init {owner}, held to {held}, work to {work}")
+            }
+            Answer::Tracked(Ok(Tracked::Processing { retry_after, .. })) => {
+                format!("processing, {}", retry_after.as_millis())
+            }
+            Answer::Tracked(Ok(Tracked::Cached { .. })) => "cached".to_owned(),
+            Answer::Tracked(Ok(Tracked::Halted { reason, .. })) => format!("halted, {reason}"),
+            Answer::Tracked(Ok(Tracked::Mismatch { .. })) => "mismatch".to_owned(),
+            Answer::Tracked(Err(Refused::Unavailable { retry_after, .. })) => {
+                format!("unavailable, {}", retry_after.as_millis())
+            }
+            Answer::Tracked(Err(refused)) => format!("{refused:?}"),
+            Answer::Settled(settled) => format!("{settled:?}"),
+            answer => format!("{answer:?}"),
+        }
+    }
+
+    /// A claim that was asked for and made at the start, by owner 1.
+    fn claimed() -> Self {
+        let mut desk = Self::new();
+        assert_eq!(desk.tell(track(1)), ["insert 1"]);
+        assert_eq!(desk.reply(claimed()), ["1: init 1, held to 13500, work to 900000"]);
+        desk
+    }
+}
+
+fn since_start(moment: OffsetDateTime) -> i128 {
+    (moment - START).whole_milliseconds()
+}
+
+#[test]
+fn a_claim_is_renewed_at_a_third_of_its_lease_from_when_the_last_call_was_sent() {
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    desk.until(1000);
+    assert_eq!(desk.reply(claimed()), ["1: init 1, held to 13500, work to 900000"]);
+    assert_eq!(desk.until(4999), [""; 0]);
+    assert_eq!(desk.until(5000), ["5000 renew 1"]);
+    desk.until(5500);
+    assert_eq!(desk.reply(updated(Updated::Applied)), ["held 1 to 18500"]);
+    assert_eq!(desk.until(10_000), ["10000 renew 1"]);
+    assert_eq!(desk.reply(updated(Updated::AlreadyApplied)), ["held 1 to 23500"]);
+}
+
+#[test]
+fn a_lease_that_cannot_be_renewed_is_lost_once_and_renewed_all_the_same() {
+    let mut desk = Desk::claimed();
+    let mut said = Vec::new();
+    for second in 5..20 {
+        said.extend(desk.until(second * 1000));
+        if said.last().is_some_and(|line| line.ends_with("renew 1")) {
+            desk.reply(lost());
+        }
+    }
+    assert_eq!(said.iter().filter(|line| line.ends_with("lost 1")).collect::<Vec<_>>(), ["13500 lost 1"]);
+    assert!(said.iter().filter(|line| line.ends_with("renew 1")).count() > 3, "{said:?}");
+}
+
+#[test]
+fn what_a_renewal_finds_decides_about_the_claim() {
+    let renewing = || {
+        let mut desk = Desk::claimed();
+        assert_eq!(desk.until(5000), ["5000 renew 1"]);
+        desk
+    };
+    assert_eq!(renewing().reply(updated(Updated::Fenced)), ["lost 1", "ended 1"]);
+    // The store forgot it: it is claimed again by the same owner, and lost only if somebody else has it.
+    let mut desk = renewing();
+    assert_eq!(desk.reply(updated(Updated::NotFound)), ["insert 1"]);
+    assert_eq!(desk.reply(claimed()), ["held 1 to 18500"]);
+    let mut desk = renewing();
+    desk.reply(updated(Updated::NotFound));
+    assert_eq!(desk.reply(desk.running(2, 1000)), ["lost 1", "ended 1"]);
+}
+
+#[test]
+fn after_its_work_limit_a_claim_is_no_longer_renewed_and_ends_with_its_lease() {
+    let mut desk = Desk::new();
+    desk.tell(track_as(1, |track| track.work_limit = ms(6000)));
+    desk.reply(claimed());
+    assert_eq!(desk.until(5000), ["5000 renew 1"]);
+    assert_eq!(desk.reply(updated(Updated::Applied)), ["held 1 to 18500"]);
+    assert_eq!(desk.until(30_000), ["18500 lost 1", "18500 ended 1"]);
+}
+
+#[test]
+fn a_claim_that_was_certainly_not_made_is_tried_again_at_twice_the_distance_each_time() {
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    for at in [20, 60, 140, 300, 620, 1260, 2540] {
+        desk.reply(not_sent());
+        assert_eq!(desk.until(at), [format!("{at} insert 1")]);
+    }
+    // The next one would come too late.
+    assert_eq!(desk.reply(not_sent()), ["1: unavailable, 2000"]);
+    assert_eq!(desk.engine.load().lanes, 0);
+}
+
+#[test]
+fn a_claim_that_may_have_been_made_is_released_when_nobody_wants_it() {
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    desk.reply(lost());
+    assert_eq!(desk.tell(Event::Gone { id: id(), caller: Caller(1) }), ["1: dismissed", "release 1"]);
+    assert_eq!(desk.engine.load().in_flight, 1);
+    // And once more after one store limit and after three, for a copy of it may come late.
+    assert_eq!(desk.reply(updated(Updated::NotFound)), [""; 0]);
+    let mut at = Vec::new();
+    for second in 1..20 {
+        for line in desk.until(second * 1000) {
+            at.push(line);
+            desk.reply(updated(Updated::NotFound));
+        }
+    }
+    assert_eq!(at, ["2000 release 1", "6000 release 1"]);
+    assert_eq!(desk.engine.load().lanes, 0);
+}
+
+#[test]
+fn a_full_store_and_too_many_claims_are_overloaded() {
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    let full = StoreError::new(StoreErrorKind::Full, "full").not_applied();
+    assert_eq!(desk.reply(Err(full)), ["1: Overloaded"]);
+
+    // Where no more claims are taken a caller only looks.
+    for (limit, first) in [(0, "lookup"), (1, "insert 1")] {
+        let mut desk = Desk::with(|config| config.max_in_flight = limit);
+        assert_eq!(desk.tell(track(1)), [first]);
+    }
+    let mut desk = Desk::with(|config| config.max_in_flight = 0);
+    desk.tell(track(1));
+    assert_eq!(desk.reply(Ok(StoreReply::Found(None))), ["1: Overloaded"]);
+    let mut desk = Desk::with(|config| config.max_in_flight = 0);
+    desk.tell(track_as(1, |track| track.on_orphan = OnOrphan::Rerun));
+    let Ok(StoreReply::Inserted(Inserted::Exists(orphan))) =
+        desk.found(9, State::Halted(HaltReason::Cancelled))
+    else {
+        unreachable!("a record")
+    };
+    let said = desk.reply(Ok(StoreReply::Found(Some(orphan))));
+    assert_eq!(said, ["Orphaned(Cancelled)", "1: Overloaded"], "it would claim");
+    let mut desk = Desk::with(|config| config.max_in_flight = 0);
+    desk.tell(track(1));
+    let Ok(StoreReply::Inserted(Inserted::Exists(done))) = desk.found(9, State::Completed("done".into()))
+    else {
+        unreachable!("a record")
+    };
+    assert_eq!(desk.reply(Ok(StoreReply::Found(Some(done)))), ["1: cached"], "a replay claims nothing");
+}
+
+#[test]
+fn a_tenant_has_his_own_limits() {
+    let tenant = |byte| Tenant::from_bytes([byte; 16]);
+    let of = |number: u64, byte| track_as(number, |track| track.tenant = Some(tenant(byte)));
+    let another = |number: u64, byte| {
+        let mut track = Track::new(Claim::new(
+            RequestId::from_bytes([number as u8; 32]),
+            Owner::from_u128(number.into()),
+            claim(1).fingerprint,
+        ));
+        track.tenant = Some(tenant(byte));
+        Event::Track { caller: Caller(number), track }
+    };
+    let mut desk = Desk::with(|config| config.tenant_in_flight = 2);
+    assert_eq!(desk.tell(of(1, 7)), ["insert 1"]);
+    assert_eq!(desk.tell(another(2, 7)), ["insert 2"]);
+    assert_eq!(desk.tell(another(3, 7)), ["lookup"]);
+    assert_eq!(desk.tell(another(4, 8)), ["insert 4"]);
+    // What has ended counts no more.
+    desk.reply(claimed());
+    desk.tell(Event::Settle { id: id(), owner: Owner::from_u128(1), change: Change::Release, caller: None });
+    desk.reply(updated(Updated::Applied));
+    assert_eq!(desk.tell(another(5, 7)), ["insert 5"]);
+
+    let mut desk = Desk::with(|config| config.tenant_bytes = 260);
+    desk.tell(of(1, 7));
+    desk.reply(claimed());
+    desk.tell(settle(1, complete()));
+    assert_eq!(desk.tell(another(2, 7)), ["insert 2"], "nothing is stored yet");
+    desk.reply(updated(Updated::Applied));
+    assert_eq!(desk.tell(another(3, 7)), ["lookup"], "four bytes and 256");
+    assert_eq!(desk.tell(another(4, 8)), ["insert 4"]);
+}
+
+#[test]
+fn whoever_goes_away_is_not_answered_and_what_was_done_for_him_is_undone() {
+    // Its insert is on its way.
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    assert_eq!(desk.tell(Event::Gone { id: id(), caller: Caller(1) }), [""; 0]);
+    assert_eq!(desk.reply(claimed()), ["1: dismissed", "release 1"]);
+    // It waits for its turn.
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    assert_eq!(desk.tell(track(2)), [""; 0]);
+    assert_eq!(desk.tell(Event::Gone { id: id(), caller: Caller(2) }), ["2: dismissed"]);
+    assert_eq!(desk.reply(claimed()).len(), 1, "the other is served");
+    // Its permit never reached it.
+    let mut desk = Desk::claimed();
+    let undelivered = |owner| Event::Undelivered { id: id(), owner: Owner::from_u128(owner) };
+    assert_eq!(desk.tell(undelivered(2)), [""; 0]);
+    assert_eq!(desk.tell(undelivered(1)), ["ended 1", "release 1"]);
+    // Nor is a permit undelivered that has said how it ended.
+    let mut desk = Desk::claimed();
+    assert_eq!(desk.tell(settle(1, complete())), ["complete 1"]);
+    assert_eq!(desk.tell(undelivered(1)), [""; 0]);
+    // A claim that nobody wants is inherited by whoever asks next.
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    desk.tell(track(2));
+    desk.tell(Event::Gone { id: id(), caller: Caller(1) });
+    let said = desk.reply(claimed());
+    assert_eq!(said, ["1: dismissed", "insert 1"], "by its owner");
+    assert_eq!(desk.reply(claimed()), ["Resumed", "2: init 1, held to 13500, work to 900000"]);
+}
+
+#[test]
+fn a_result_is_stored_or_deferred_and_told_once() {
+    let mut desk = Desk::claimed();
+    assert_eq!(desk.tell(settle(1, complete())), ["complete 1"]);
+    assert_eq!(desk.reply(updated(Updated::Applied)), ["100: Stored", "settled 1", "ended 1"]);
+    assert_eq!(desk.engine.load().lanes, 0);
+
+    let mut desk = Desk::claimed();
+    desk.tell(settle(1, complete()));
+    desk.reply(lost());
+    let mut said = Vec::new();
+    for at in (100..3000).step_by(100) {
+        let lines = desk.until(at);
+        if lines.iter().any(|line| line.ends_with("complete 1")) {
+            desk.reply(lost());
+        }
+        said.extend(lines.into_iter().filter(|line| !line.ends_with("complete 1")));
+    }
+    assert_eq!(said, ["1000 100: Deferred", "1000 Deferred"]);
+    assert_eq!(desk.engine.load().deferred_bytes, 4);
+    // Meanwhile this node answers with it, and another payload is another payload.
+    assert_eq!(desk.tell(track(2)), ["2: cached"]);
+    let other = track_as(3, |track| track.claim.fingerprint = Fingerprint::derive(None, [&b"11"[..]]));
+    assert_eq!(desk.tell(other), ["3: mismatch"]);
+    for (answer, word) in [(Updated::Fenced, "Superseded"), (Updated::NotFound, "Gone")] {
+        let mut desk = Desk::claimed();
+        desk.tell(settle(1, complete()));
+        let said = [&format!("100: {word}"), "settled 1", word, "ended 1"];
+        assert_eq!(desk.reply(updated(answer)), said);
+    }
+}
+
+#[test]
+fn an_answer_that_took_longer_than_the_lease_is_asked_for_again() {
+    let mut desk = Desk::with(|config| config.store_limit = Duration::from_secs(20));
+    desk.tell(track(1));
+    desk.until(13_499);
+    assert_eq!(desk.reply(claimed()), ["1: init 1, held to 13500, work to 900000"]);
+    let mut desk = Desk::with(|config| config.store_limit = Duration::from_secs(20));
+    desk.tell(track(1));
+    desk.until(13_500);
+    assert_eq!(desk.reply(claimed()), ["insert 1"]);
+    assert_eq!(desk.reply(claimed()), ["Resumed", "1: init 1, held to 27000, work to 913500"]);
+}
+
+#[test]
+fn an_orphan_is_taken_over_by_policy_and_a_race_for_it_has_an_end() {
+    let rerun = |number| track_as(number, |track| track.on_orphan = OnOrphan::Rerun);
+    let mut desk = Desk::new();
+    desk.tell(rerun(1));
+    for owner in [9, 8, 7] {
+        let orphan = desk.found(owner, State::Halted(HaltReason::Cancelled));
+        assert_eq!(desk.reply(orphan), ["Orphaned(Cancelled)".to_owned(), format!("insert 1 over {owner}")]);
+    }
+    let orphan = desk.found(6, State::Halted(HaltReason::Shutdown));
+    assert_eq!(desk.reply(orphan), ["Orphaned(Shutdown)", "1: processing, 2000"]);
+
+    // A lapsed one is one, too; a halted one that somebody must look at is not, nor one with another payload.
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    let lapsed = desk.running(9, 0);
+    assert_eq!(desk.reply(lapsed), ["Orphaned(OwnerLost)", "1: halted, owner_lost"]);
+    let mut desk = Desk::new();
+    desk.tell(rerun(1));
+    let panicked = desk.found(9, State::Halted(HaltReason::Panicked));
+    assert_eq!(desk.reply(panicked), ["1: halted, panicked"]);
+    let mut desk = Desk::new();
+    desk.tell(track_as(1, |track| track.claim.fingerprint = Fingerprint::derive(None, [&b"11"[..]])));
+    let another = desk.found(9, State::Halted(HaltReason::Cancelled));
+    assert_eq!(desk.reply(another), ["1: mismatch"]);
+}
+
+#[test]
+fn whoever_may_know_is_asked_once_and_within_a_limit() {
+    let mut desk = Desk::new();
+    desk.tell(track_as(1, |track| track.on_orphan = OnOrphan::Resolve));
+    let orphan = desk.found(9, State::Halted(HaltReason::Cancelled));
+    assert_eq!(desk.reply(orphan), ["Orphaned(Cancelled)", "insert 1 over 9"]);
+    assert_eq!(desk.reply(claimed()), ["1: resolve as 1"]);
+    // With nothing to take over it is a claim like any other.
+    let mut desk = Desk::new();
+    desk.tell(track_as(1, |track| track.on_orphan = OnOrphan::Resolve));
+    assert_eq!(desk.reply(claimed()), ["1: init 1, held to 13500, work to 900000"]);
+}
+
+#[test]
+fn those_who_wait_are_answered_by_the_end_and_by_nothing_else() {
+    let wait =
+        |number| track_as(number, |track| track.on_concurrent = OnConcurrent::Wait { at_most: ms(3000) });
+    let mut desk = Desk::claimed();
+    assert_eq!(desk.tell(wait(2)), [""; 0]);
+    assert_eq!(desk.tell(wait(3)), [""; 0]);
+    assert_eq!(desk.engine.load().waiting, 2);
+    assert_eq!(desk.tell(track(4)), ["4: processing, 13500"], "who does not wait hears it at once");
+    assert_eq!(desk.tell(Event::Gone { id: id(), caller: Caller(3) }), ["3: dismissed"]);
+    let said = desk.until(3000);
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("3000 2: processing"), "{said:?}");
+    desk.tell(wait(5));
+    desk.tell(settle(1, complete()));
+    let said = desk.reply(updated(Updated::Applied));
+    assert!(said.contains(&"5: cached".to_owned()) || said.contains(&"watch".to_owned()), "{said:?}");
+}
+
+#[test]
+fn a_backend_that_is_down_is_not_asked_and_told_of_at_once() {
+    let mut desk = Desk::new();
+    desk.tell(Event::Down { until: START + ms(5000) });
+    assert_eq!(desk.tell(track(1)), ["1: unavailable, 5000"]);
+    desk.until(4500);
+    assert_eq!(desk.tell(track(2)), ["2: unavailable, 1000"], "never less than a second");
+    desk.tell(Event::Up);
+    assert_eq!(desk.tell(track(3)), ["insert 3"]);
+}
+
+#[test]
+fn a_claim_of_an_engine_before_this_one_is_renewed_at_once_or_ended() {
+    let adopted = |ending| {
+        Event::Adopt(Adopted {
+            claim: claim(1),
+            since: START,
+            held_until: START + ms(9000),
+            work_until: START + ms(900_000),
+            tenant: None,
+            ending,
+        })
+    };
+    let mut desk = Desk::new();
+    assert_eq!(desk.tell(adopted(None)), ["renew 1"]);
+    assert_eq!(desk.engine.load().live, 1);
+    assert_eq!(desk.reply(updated(Updated::Applied)), ["held 1 to 13500"]);
+
+    let mut desk = Desk::new();
+    assert_eq!(desk.tell(adopted(Some(complete()))), ["complete 1"]);
+    assert_eq!(desk.engine.load().deferred_bytes, 4);
+    assert_eq!(desk.tell(track(2)), ["2: cached"]);
+    assert_eq!(desk.reply(updated(Updated::AlreadyApplied)), ["settled 1", "ended 1"]);
+    assert_eq!(desk.engine.load(), Engine::new(Config::default(), START, 0).load());
+
+    // It may have been made, and nobody works under it.
+    let mut desk = Desk::new();
+    assert_eq!(desk.tell(Event::Unwanted { claim: claim(1) }), ["release 1"]);
+}
+
+#[test]
+fn a_shutdown_answers_everybody_and_halts_what_still_runs() {
+    let mut desk = Desk::claimed();
+    desk.tell(track_as(2, |track| track.on_concurrent = OnConcurrent::Wait { at_most: ms(60_000) }));
+    let shutdown = Event::Shutdown { caller: Caller(200), until: START + ms(3000) };
+    assert_eq!(desk.tell(shutdown), ["2: ShuttingDown"]);
+    assert_eq!(desk.tell(track(3)), ["3: ShuttingDown"]);
+    assert_eq!(desk.until(3000), ["3000 lost 1", "3000 halt 1"]);
+    assert_eq!(desk.reply(updated(Updated::Applied)), ["settled 1", "ended 1", "200: Drained(0)"]);
+
+    // A result that the store does not take is told of at the end.
+    let mut desk = Desk::claimed();
+    desk.tell(settle(1, complete()));
+    desk.reply(lost());
+    desk.tell(Event::Shutdown { caller: Caller(200), until: START + ms(500) });
+    let mut said = Vec::new();
+    for at in (100..6_000).step_by(100) {
+        let lines = desk.until(at);
+        if lines.iter().any(|line| line.ends_with("complete 1")) {
+            desk.reply(lost());
+        }
+        said.extend(lines.into_iter().filter(|line| !line.ends_with("complete 1")));
+    }
+    let expected =
+        ["1000 100: Deferred", "1000 Deferred", "5000 renew 1", "5500 Unstored", "5500 200: Drained(1)"];
+    assert_eq!(said, expected);
+}
