@@ -8,7 +8,7 @@ use idempotency_core::{
     Change, Claim, Fingerprint, HaltReason, Inserted, Owner, RequestId, State, StoreError, StoreErrorKind,
     StoreReply, Tenant, Updated,
 };
-use idempotency_engine::{Adopted, Caller, Config, Engine, Event, OnConcurrent, OnOrphan, Track};
+use idempotency_engine::{Adopted, Call, Caller, Config, Engine, Event, OnConcurrent, OnOrphan, Track};
 
 use self::desk::*;
 
@@ -369,4 +369,83 @@ fn a_shutdown_answers_everybody_and_halts_what_still_runs() {
     let expected =
         ["1000 100: Deferred", "1000 Deferred", "5000 renew 1", "5500 Unstored", "5500 200: Drained(1)"];
     assert_eq!(said, expected);
+}
+
+#[test]
+fn all_ids_count_against_one_limit_and_what_has_ended_does_not() {
+    let other = |number: u8| {
+        let claim = Claim::new(
+            RequestId::from_bytes([number; 32]),
+            Owner::from_u128(number.into()),
+            claim(1).fingerprint,
+        );
+        Event::Track { caller: Caller(number.into()), track: Track::new(claim) }
+    };
+    let mut desk = Desk::with(|config| config.max_in_flight = 2);
+    assert_eq!(desk.tell(other(2)), ["insert 2"]);
+    assert_eq!(desk.tell(track(1)), ["insert 1"]);
+    assert_eq!(desk.tell(other(3)), ["lookup"]);
+    assert_eq!(desk.engine.load().in_flight, 2, "one that only looks does not count");
+    desk.reply(claimed());
+    assert_eq!(desk.tell(other(4)), ["lookup"]);
+    desk.tell(settle(1, Change::Release));
+    desk.reply(updated(Updated::Applied));
+    assert_eq!(desk.engine.load().in_flight, 1);
+    assert_eq!(desk.tell(other(5)), ["insert 5"]);
+}
+
+#[test]
+fn a_shutdown_waits_for_reads_that_are_under_way() {
+    let reads: [(Event, Call, StoreReply, &str); 2] = [
+        (
+            Event::Lookup { caller: Caller(7), id: id() },
+            Call::Lookup(Caller(7)),
+            StoreReply::Found(None),
+            "Found(Ok(None))",
+        ),
+        (
+            Event::Scan { caller: Caller(7), cursor: None, limit: 10 },
+            Call::Scan(Caller(7)),
+            StoreReply::Page(idempotency_core::Page::default()),
+            "Page(Ok(Page { records: [], next: None }))",
+        ),
+    ];
+    for (event, call, reply, answer) in reads {
+        let mut desk = Desk::new();
+        desk.tell(event);
+        let shutdown = Event::Shutdown { caller: Caller(200), until: START + ms(3000) };
+        assert_eq!(desk.tell(shutdown), [""; 0], "not before the answer");
+        let said = desk.tell(Event::Replied { call, reply: Ok(reply) });
+        assert_eq!(said, [format!("7: {answer}"), "200: Drained(0)".to_owned()]);
+    }
+    // With nothing under way it ends at once.
+    let mut desk = Desk::new();
+    let shutdown = Event::Shutdown { caller: Caller(200), until: START + ms(3000) };
+    assert_eq!(desk.tell(shutdown), ["200: Drained(0)"]);
+}
+
+#[test]
+fn who_waits_for_somebody_elsewhere_looks_when_it_is_told_and_otherwise_every_five_seconds() {
+    let mut desk = Desk::new();
+    desk.tell(track_as(1, |track| track.on_concurrent = OnConcurrent::Wait { at_most: ms(30_000) }));
+    let running = desk.running(9, 60_000);
+    assert_eq!(desk.reply(running), ["watch"], "once in a way that is told of its end");
+    let as_read = |reply: Result<StoreReply, StoreError>| match reply {
+        Ok(StoreReply::Inserted(Inserted::Exists(record))) => Ok(StoreReply::Found(Some(record))),
+        reply => reply,
+    };
+    let still = as_read(desk.running(9, 60_000));
+    assert_eq!(desk.reply(still), [""; 0]);
+    assert_eq!(desk.until(4999), [""; 0]);
+    assert_eq!(desk.until(5000).len(), 1);
+    let still = as_read(desk.running(9, 60_000));
+    desk.reply(still);
+    desk.until(6000);
+    let hinted = desk.tell(Event::Hinted { id: id() });
+    assert_eq!(hinted.len(), 1, "{hinted:?}");
+    let done = as_read(desk.found(9, State::Completed("done".into())));
+    assert_eq!(desk.reply(done), ["1: cached"]);
+    // Of an id that nothing is going on for nobody wants to hear.
+    assert_eq!(desk.tell(Event::Hinted { id: id() }), [""; 0]);
+    assert_eq!(desk.engine.load().lanes, 0);
 }
