@@ -2,9 +2,7 @@
 //! says.
 
 use bytes::Bytes;
-use idempotency_core::{Fingerprint, RequestId, Scheme};
-
-use super::Keyed;
+use idempotency_core::{Fingerprint, RequestId, Scheme, Secret};
 
 /// Of how many parts at most: what fits into the `meta` of a claim.
 const MOST: usize = 88;
@@ -21,7 +19,7 @@ const KEPT: usize = 4;
 /// Gathers them while a payload is read.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields<'a> {
-    salt: Option<(RequestId, Keyed<'a>)>,
+    salt: Option<(RequestId, Option<&'a Secret>)>,
     /// Every scalar of a document; `None` if there are too many.
     leaves: Option<Vec<Field>>,
     /// The members of its root; the same.
@@ -43,7 +41,7 @@ pub(crate) struct Digests {
 
 impl<'a> Fields<'a> {
     /// Salted with the request, so that equal parts of two requests do not look alike.
-    pub(crate) fn of(id: RequestId, secret: Keyed<'a>) -> Self {
+    pub(crate) fn of(id: RequestId, secret: Option<&'a Secret>) -> Self {
         Self { salt: Some((id, secret)), leaves: Some(Vec::new()), tops: Some(Vec::new()) }
     }
 

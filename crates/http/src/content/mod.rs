@@ -6,7 +6,7 @@ mod multipart;
 
 use std::borrow::Cow;
 
-use idempotency_core::{Scheme, Secret};
+use idempotency_core::Scheme;
 
 pub(crate) use self::fields::{Digests, Fields};
 
@@ -53,6 +53,3 @@ fn essence(content_type: &[u8]) -> String {
     let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
     String::from_utf8_lossy(essence.trim_ascii()).to_ascii_lowercase()
 }
-
-/// For what a secret keys.
-pub(crate) type Keyed<'a> = Option<&'a Secret>;
