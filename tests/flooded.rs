@@ -42,7 +42,10 @@ fn main() -> io::Result<()> {
     let runtime = Runtime::new()?;
     let store = MemoryStore::with_config(MemoryConfig::new().budget(args.budget));
     let limits = TenantLimits::new().max_stored_bytes(args.tenant_bytes);
-    let tracker = runtime.block_on(Tracker::builder(store).tenant_limits(limits).spawn());
+    // Nothing here is about time: a machine that stands still must not matter.
+    let patient = Duration::from_secs(30);
+    let tracker = Tracker::builder(store).lease(patient * 4).store_limit(patient).put_patience(patient);
+    let tracker = runtime.block_on(tracker.tenant_limits(limits).spawn());
     let tracker = tracker.expect("a memory store is always there");
 
     let (answers, answered) = mpsc::channel::<([u8; 16], u8, OwnedSemaphorePermit)>();

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use idempotency::tower::{Disposition, IdempotentRequest};
+use idempotency::{
+    RequestId,
+    tower::{Disposition, IdempotentRequest},
+};
 use tokio::sync::Semaphore;
 
 /// Counts what was really done.
@@ -14,6 +17,8 @@ use tokio::sync::Semaphore;
 pub(crate) struct App {
     /// By path: how often a handler began, and how often it came to its end.
     runs: Mutex<HashMap<String, (usize, usize)>>,
+    /// How often the handler of each tracked request began.
+    by_request: Mutex<HashMap<RequestId, usize>>,
     /// What `/slow` waits for.
     pub(crate) gate: Semaphore,
 }
@@ -56,7 +61,7 @@ impl Answer {
 
 impl App {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { runs: Mutex::default(), gate: Semaphore::new(0) })
+        Arc::new(Self { runs: Mutex::default(), by_request: Mutex::default(), gate: Semaphore::new(0) })
     }
 
     /// Any request with any method, once it came through the middleware.
@@ -72,6 +77,9 @@ impl App {
             *begun += 1;
             *begun
         };
+        if let Some(ours) = &ours {
+            *self.by_request.lock().unwrap().entry(ours.id()).or_default() += 1;
+        }
         let answer = self.answer(path, payload, run, ours).await;
         self.runs.lock().unwrap().get_mut(path).unwrap().1 += 1;
         answer
@@ -150,6 +158,11 @@ impl App {
     /// How often the handler of a path began.
     pub(crate) fn begun(&self, path: &str) -> usize {
         self.runs.lock().unwrap().get(path).map_or(0, |(begun, _)| *begun)
+    }
+
+    /// How often the request whose handler began most often did.
+    pub(crate) fn most_begun(&self) -> usize {
+        self.by_request.lock().unwrap().values().copied().max().unwrap_or_default()
     }
 
     pub(crate) fn ended(&self, path: &str) -> usize {

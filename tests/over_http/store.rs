@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub(crate) struct Breakable {
     inner: MemoryStore,
     down: AtomicBool,
+    corrupt: AtomicBool,
     calls: AtomicUsize,
     /// Updates wait here while it is locked.
     hold: Mutex<()>,
@@ -31,6 +32,11 @@ impl Breakable {
 
     pub(crate) fn down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// It answers, and what it has cannot be read.
+    pub(crate) fn corrupt(&self, corrupt: bool) {
+        self.corrupt.store(corrupt, Ordering::SeqCst);
     }
 
     /// No update is done as long as the guard lives.
@@ -49,6 +55,9 @@ impl Breakable {
 
     fn up(&self) -> Result<&MemoryStore, StoreError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.corrupt.load(Ordering::SeqCst) {
+            return Err(StoreError::new(StoreErrorKind::Corrupt, "rubbish").not_applied());
+        }
         match self.down.load(Ordering::SeqCst) {
             true => Err(StoreError::new(StoreErrorKind::Unavailable, "secret-host:6379 is gone")),
             false => Ok(&self.inner),

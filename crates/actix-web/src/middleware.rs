@@ -109,10 +109,12 @@ where
     let (shared_with_work, service_of_work, request_of_work) =
         (shared.clone(), service.clone(), request.clone());
     let (key, id) = (admitted.key, track.id);
+    let key_of_work = key.clone();
     let work = move |lease: Lease| async move {
         let Shared { tracker, policy, .. } = &*shared_with_work;
         let request = request_of_work.take().expect("the work runs once");
-        let ours = IdempotentRequest::new(key, id, tracker.secret().cloned(), move || lease.is_held());
+        let ours =
+            IdempotentRequest::new(key_of_work, id, tracker.secret().cloned(), move || lease.is_held());
         request.extensions_mut().insert(ours.clone());
         let answer = service_of_work.call(request).await;
         let (outcome, answer) = match answer {
@@ -142,6 +144,8 @@ where
             let Some(request) = request.take() else { return handler_is_gone() };
             let response = match &once {
                 Err(error) if policy.fails_open() && response::is_without_store(error) => {
+                    let ours = IdempotentRequest::new(key, id, tracker.secret().cloned(), || false);
+                    request.extensions_mut().insert(ours);
                     let response = service.call(request).await?;
                     return Ok(response.map_body(|_, body| ResponseBody::untouched(body)));
                 }

@@ -41,6 +41,7 @@ fn head(request: &HttpRequest) -> RequestHead<'_> {
         path: request.uri().path(),
         query: request.uri().query(),
         content_type: header(header::CONTENT_TYPE),
+        content_encoding: header(header::CONTENT_ENCODING),
         content_length,
         keys: &[],
         prefer: &[],

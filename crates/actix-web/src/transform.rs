@@ -40,7 +40,7 @@ impl Idempotency {
     ///
     /// [`InvalidPolicy`], so that a mistake is heard at start and not at the first request.
     pub fn new(tracker: TrackerHandle, policy: Policy) -> Result<Self, InvalidPolicy> {
-        policy.validate()?;
+        policy.validate_with(tracker.secret())?;
         describe_counter!(
             "idempotency_untracked_total",
             "Requests that ran untracked, by a policy that fails open, since the store was away"

@@ -16,7 +16,7 @@ use crate::{RequestId, Secret, hash::Parts};
 /// assert_eq!(charge.to_string().len(), 36);
 /// ```
 ///
-/// It tells nothing of the key that the client sent.
+/// It tells nothing of the key that the client sent; without a [`Secret`] whoever has it can test guesses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ChildKey([u8; 16]);
 

@@ -33,8 +33,15 @@ pub struct Engine {
     lookups: usize,
     totals: Totals,
     tenants: Tenants,
-    /// When the backend, which is down, is tried again.
-    down_until: Option<Moment>,
+    down: Option<Down>,
+}
+
+/// A backend that is not asked for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Down {
+    pub(crate) until: Moment,
+    /// It is there, and refuses.
+    pub(crate) refuses: bool,
 }
 
 /// A shutdown under way.
@@ -114,7 +121,7 @@ impl Engine {
             lookups: 0,
             totals: Totals::default(),
             tenants: Tenants::default(),
-            down_until: None,
+            down: None,
         }
     }
 
@@ -169,8 +176,8 @@ impl Engine {
             // Of an id that nothing is going on for nobody here wants to hear.
             Event::Hinted { id } if !self.lanes.contains_key(&id) => {}
             Event::Hinted { id } => self.with_lane(id, at, out, |lane, cx| lane.hinted(cx)),
-            Event::Down { until } => self.down_until = Some(until.into()),
-            Event::Up => self.down_until = None,
+            Event::Down { until, refuses } => self.down = Some(Down { until: until.into(), refuses }),
+            Event::Up => self.down = None,
             Event::Adopt(adopted) => {
                 self.with_lane(adopted.claim.id, at, out, |lane, cx| lane.adopt(adopted, cx));
             }
@@ -238,7 +245,7 @@ impl Engine {
             among_tenants,
             stored: None,
             draining: self.drain.is_some(),
-            down_until: self.down_until,
+            down: self.down,
             out,
         };
         handle(lane, &mut cx);
@@ -330,10 +337,10 @@ impl Engine {
 /// The order of a map is nobody's business: equal engines hash alike.
 impl Hash for Engine {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { config, lanes, deadlines, pruning, drain, lookups, totals, tenants, down_until } = self;
+        let Self { config, lanes, deadlines, pruning, drain, lookups, totals, tenants, down } = self;
         let hasher = BuildHasherDefault::<DefaultHasher>::new();
         lanes.iter().fold(0_u64, |sum, lane| sum.wrapping_add(hasher.hash_one(lane))).hash(state);
-        (config, deadlines, pruning, drain, lookups, totals, tenants, down_until).hash(state);
+        (config, deadlines, pruning, drain, lookups, totals, tenants, down).hash(state);
     }
 }
 

@@ -88,6 +88,8 @@ pub enum Event {
     Down {
         /// When it is tried again.
         until: OffsetDateTime,
+        /// It answers, and refuses: its records moved, or it is not what it must be.
+        refuses: bool,
     },
     /// The backend is back.
     Up,

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use self::{settling::size_of_body, waiting::Waiters};
 use crate::{
     Adopted, Answer, Call, Caller, Command, Config, Happened, Refused, Track, Tracked,
+    engine::Down,
     ghost::Ghost,
     job::{Claiming, Job, Settling},
     live_claim::{Ending, LiveClaim},
@@ -38,8 +39,7 @@ pub(crate) struct Context<'a> {
     /// Bytes that were stored just now, and how long they are kept.
     pub(crate) stored: Option<(u64, Duration)>,
     pub(crate) draining: bool,
-    /// When the backend, which is down, is tried again.
-    pub(crate) down_until: Option<Moment>,
+    pub(crate) down: Option<Down>,
     pub(crate) out: &'a mut Vec<Command>,
 }
 
@@ -75,7 +75,9 @@ impl Context<'_> {
     }
 
     fn unavailable(&self, source: Option<StoreError>) -> Refused {
-        let back = self.down_until.map_or(self.config.store_limit, |until| self.moment.until(until));
+        let back = self.down.map_or(self.config.store_limit, |down| self.moment.until(down.until));
+        let silent = || StoreError::new(StoreErrorKind::TimedOut, "the store does not answer");
+        let source = source.or_else(|| (!self.down.is_some_and(|down| down.refuses)).then(silent));
         Refused::Unavailable { retry_after: back.max(Duration::from_secs(1)), source }
     }
 

@@ -306,7 +306,7 @@ fn those_who_wait_are_answered_by_the_end_and_by_nothing_else() {
 #[test]
 fn a_backend_that_is_down_is_not_asked_and_told_of_at_once() {
     let mut desk = Desk::new();
-    desk.tell(Event::Down { until: START + ms(5000) });
+    desk.tell(Event::Down { until: START + ms(5000), refuses: false });
     assert_eq!(desk.tell(track(1)), ["1: unavailable, 5000"]);
     desk.until(4500);
     assert_eq!(desk.tell(track(2)), ["2: unavailable, 1000"], "never less than a second");

@@ -33,6 +33,8 @@ pub struct RequestHead<'a> {
     pub query: Option<&'a str>,
     /// The value of `Content-Type`.
     pub content_type: Option<&'a [u8]>,
+    /// The value of `Content-Encoding`.
+    pub content_encoding: Option<&'a [u8]>,
     /// How many bytes are announced.
     pub content_length: Option<u64>,
     /// The values of all headers that carry the idempotency key, one each.

@@ -29,7 +29,7 @@ use crate::Disposition;
 /// # fn charge(_: &str) -> Option<String> { None }
 /// ```
 ///
-/// Untracked requests have none.
+/// Untracked requests have none, but for those that run while the store is away by a policy that fails open: theirs is not held.
 #[derive(Clone)]
 pub struct IdempotentRequest {
     key: IdempotencyKey,

@@ -39,7 +39,12 @@ impl<R> Payload<R> {
         // A payload under another content type is another payload; none at all is the same as an empty one.
         let query = head.query.unwrap_or_default().as_bytes();
         let content_type = head.content_type.unwrap_or_default();
-        let mut fields = if with_digests { Fields::of(id, secret) } else { Fields::none() };
+        // Of a hash of the application's own nobody knows what it covers.
+        let with_digests = with_digests && !matches!(self, Self::Custom(_));
+        let mut fields = match secret {
+            Some(secret) if with_digests => Fields::of(id, secret),
+            _ => Fields::none(),
+        };
         fields.note("query", query, true, true);
         let fingerprint = match self {
             Self::Raw => {
@@ -48,7 +53,7 @@ impl<R> Payload<R> {
                 Fingerprint::derive(secret, [query, content_type, body])
             }
             Self::Content(excluded) => {
-                let content = content::read(content_type, body, excluded, &mut fields)?;
+                let content = content::read(head, body, excluded, &mut fields)?;
                 fields.note("content-type", &content.content_type, true, true);
                 Fingerprint::derive_as(content.scheme, secret, [query, &content.content_type, &content.form])
             }

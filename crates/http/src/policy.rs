@@ -185,7 +185,8 @@ impl<R> Policy<R> {
     /// members and with any white space, and the parts of a form whatever its boundary. All else is what its bytes are.
     ///
     /// Number tokens stay as they are (`1.0` is not `1`, and no two large integers are one), and a document in which a member
-    /// comes twice, or that is nested deeper than 128, is refused (400), for two readers of it may not read the same.
+    /// comes twice, or that is nested deeper than 128, is refused (400), for two readers of it may not read the same. A body
+    /// with a `Content-Encoding` is what its bytes are.
     #[must_use]
     pub fn by_content(self) -> Self {
         self.excluding([""; 0])
@@ -203,8 +204,9 @@ impl<R> Policy<R> {
     /// where it is read [by content](Self::by_content) JSON pointers. In the document as `differences`, for
     /// [`render`](Self::render) as [`Problem::differences`].
     ///
-    /// Eight bytes of keyed hashes are kept for each part of the first payload, up to 88: names of parts and what they say are
-    /// not. A part that is only in the first one has no name any more.
+    /// Eight bytes of hashes are kept for each part of the first payload, up to 88: names of parts and what they say are not. A
+    /// part that is only in the first one has no name any more. It needs a [`Secret`](idempotency_core::Secret), or whoever reads
+    /// the store could guess each part by itself; and whoever may use a key may try what it stands for, part by part.
     #[must_use]
     pub fn tell_differences(mut self) -> Self {
         self.settings.tells_differences = true;
@@ -219,8 +221,10 @@ impl<R> Policy<R> {
         self
     }
 
-    /// Lets requests run untracked while the store does not answer, for work that may be done twice rather than not at all.
-    /// Each is counted (`idempotency_untracked_total`) and logged.
+    /// Lets requests run untracked while nothing is heard from the store, for work that may be done twice rather than not at
+    /// all. A store that answers with an error is not away: then no work is started. Each is counted
+    /// (`idempotency_untracked_total`) and logged; its [`IdempotentRequest`](crate::IdempotentRequest) is not held, and its child
+    /// keys are those of every other attempt.
     #[must_use]
     pub fn fail_open(mut self) -> Self {
         self.settings.fails_open = true;

@@ -41,6 +41,7 @@ fn head(parts: &Parts) -> RequestHead<'_> {
         path: whole_path(parts),
         query: parts.uri.query(),
         content_type: header(header::CONTENT_TYPE),
+        content_encoding: header(header::CONTENT_ENCODING),
         content_length,
         keys: &[],
         prefer: &[],

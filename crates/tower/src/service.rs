@@ -127,10 +127,12 @@ where
     let (send, answered) = oneshot::channel();
     let (shared_with_work, unused_by_work) = (shared.clone(), unused.clone());
     let (key, id) = (admitted.key, track.id);
+    let key_of_work = key.clone();
     let work = move |lease: Lease| async move {
         let Shared { tracker, policy, .. } = &*shared_with_work;
         let (mut ready, mut parts, payload) = take(&unused_by_work).expect("the work runs once");
-        let ours = IdempotentRequest::new(key, id, tracker.secret().cloned(), move || lease.is_held());
+        let ours =
+            IdempotentRequest::new(key_of_work, id, tracker.secret().cloned(), move || lease.is_held());
         parts.extensions.insert(ours.clone());
         let answer = ready.call(Request::from_parts(parts, payload)).await;
         let (outcome, answer) = match answer {
@@ -149,10 +151,21 @@ where
         Ok(Once::NotDone(()) | Once::Unknown(())) => None,
         _ => {
             return Ok(match (&once, take(&unused)) {
-                (Err(error), Some((mut ready, parts, payload)))
+                (Err(error), Some((mut ready, mut parts, payload)))
                     if policy.fails_open() && response::is_without_store(error) =>
                 {
-                    ready.call(Request::from_parts(parts, payload)).await?.map(ResponseBody::untouched)
+                    parts.extensions.insert(IdempotentRequest::new(
+                        key,
+                        id,
+                        tracker.secret().cloned(),
+                        || false,
+                    ));
+                    // To its end, also if the client hangs up.
+                    let run = async move { ready.call(Request::from_parts(parts, payload)).await };
+                    match tokio::spawn(run.in_current_span()).await {
+                        Ok(answer) => answer?.map(ResponseBody::untouched),
+                        Err(_) => response::in_place_of(policy, &identity, &Ok(Once::Panicked)),
+                    }
                 }
                 (Ok(Once::Done { expires_at, response, meta, .. }), Some((_, parts, _))) => {
                     let replay = policy.replay_to(&parts, response, *expires_at, meta);

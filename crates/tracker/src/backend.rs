@@ -72,6 +72,8 @@ pub(crate) struct Backend {
     failures: u32,
     failed_at: Option<Instant>,
     last_failure: Option<&'static str>,
+    /// It answered when it was to be set up again, and refused.
+    refuses: bool,
     restarts: u64,
     /// Calls in a row that were not answered.
     silences: u32,
@@ -125,6 +127,7 @@ impl Backend {
             failures: 0,
             failed_at: None,
             last_failure: None,
+            refuses: false,
             restarts,
             silences: 0,
             is_open: false,

@@ -55,12 +55,31 @@ pub(super) fn fail_open(kind: Kind) {
     store.down(true);
     for run in [2, 3] {
         let reply = server.post("/ours", "k", "payload");
-        assert_eq!((reply.status, reply.text().as_str(), reply.is_replay()), (200, "untracked", false));
+        // It has the child keys of every other attempt, and holds nothing.
+        let text = reply.text();
+        let id = server.tracker.request_id(&Scope::global(), [&b"POST"[..], b"", b"/ours", b"k"]);
+        let charge = server.tracker.child_key(&id, "charge").to_string();
+        let words: Vec<&str> = text.split(' ').collect();
+        assert_eq!(
+            (reply.status, reply.is_replay(), words[1], words[3]),
+            (200, false, charge.as_str(), "false")
+        );
         assert_eq!(server.app.begun("/ours"), run);
     }
     assert_eq!(server.post("/echo", "k", "payload").text(), "payload");
+    // A client that hangs up stops nothing.
+    let mut client = client::connect(&server.address);
+    client.write_all(&client::request("POST", "/slow", &[(KEY, "k")], b"")).unwrap();
+    wait_until(|| server.app.begun("/slow") == 1);
+    drop(client);
+    server.app.gate.add_permits(1);
+    wait_until(|| server.app.ended("/slow") == 1);
     store.down(false);
     wait_until(|| server.post("/ours", "before", "").is_replay());
+    // A store that answers is not away: what it has of the request cannot be read.
+    store.corrupt(true);
+    assert_eq!(server.post("/thing", "k", "").problem(), (503, "idempotency_unavailable".into()));
+    assert_eq!(server.app.begun("/thing"), 0);
 }
 
 /// Lets only those see a replay who say that they are the first one.

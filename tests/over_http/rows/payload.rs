@@ -1,5 +1,7 @@
 //! What a payload is, where its content counts.
 
+use idempotency::Secret;
+
 use super::*;
 
 configure!(ByContent, |policy, principal| policy.excluding(["/sent_at"]));
@@ -46,6 +48,15 @@ pub(super) fn by_content(kind: Kind) {
     let (of, body) = form("another", "11");
     assert_eq!(post("form", &of, &body).status, 422);
 
+    // Only whoever decodes it can read it; nothing at all is nothing.
+    let encoded = |encoding: &str| {
+        let headers = [(KEY, "gzip"), (TYPE, "application/json"), ("content-encoding", encoding)];
+        server.send("POST", "/thing", &headers, b"no JSON").status
+    };
+    assert_eq!([encoded("gzip"), encoded("gzip"), encoded("br")], [201, 201, 422]);
+    assert_eq!(post("empty", "application/json", "").status, 201);
+    assert_eq!(post("empty", "application/json", "{}").status, 422);
+
     // Anything else is what its bytes are.
     assert_eq!(post("text", "text/plain", "a b").status, 201);
     assert_eq!(post("text", "text/plain", "a  b").status, 422);
@@ -62,7 +73,6 @@ pub(super) fn unreadable(kind: Kind) {
         r#"{"amount":010}"#,
         r#"{"amount":10} "#.trim_end_matches(' ').trim_end_matches('}'),
         "{}{}",
-        "",
         "\u{feff}\u{feff}{}",
         "[1,]",
         &deep,
@@ -81,13 +91,13 @@ pub(super) fn unreadable(kind: Kind) {
 }
 
 pub(super) fn differences(kind: Kind) {
-    let server = Server::start(kind, MemoryStore::new(), Telling);
+    let tracker = Tracker::builder(MemoryStore::new()).secret(Secret::new([7; 32]));
+    let server = Server::start_with(kind, tracker, Telling);
     let post = |path: &str, of: &str, body: &str| {
         server.send("POST", path, &[(KEY, "k"), (TYPE, of)], body.as_bytes())
     };
     let json = "application/json";
-    let first =
-        r#"{"amount":"canary-10","sent_at":1,"to":{"iban":"canary-DE1","name":"a"},"tags":["x","y"]}"#;
+    let first = r#"{"amount":"canary-10","sent_at":{"zone":[1]},"to":{"iban":"canary-DE1","name":"a"},"tags":["x","y"]}"#;
     assert_eq!(post("/thing", json, first).status, 201);
     let of = |body: &str| {
         let reply = post("/thing", json, body);
@@ -97,6 +107,10 @@ pub(super) fn differences(kind: Kind) {
     };
     let pointers = |pointers: &[&str]| serde_json::Value::from(pointers);
     assert_eq!(of(&first.replace("10", "11")), pointers(&["/amount"]));
+    // What does not count is not named, however deep it is.
+    let later = first.replace("[1]", "[2]");
+    assert_eq!(of(&later.replace("10", "11")), pointers(&["/amount"]));
+    assert!(post("/thing", json, &later).is_replay());
     assert_eq!(
         of(&first.replace("DE1", "DE2").replace("\"y\"", "\"y\",\"z\"")),
         pointers(&["/to/iban", "/tags/2"])

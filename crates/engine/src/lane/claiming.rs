@@ -23,7 +23,7 @@ impl Lane {
         cx.dismiss(&mut claiming);
         if cx.draining {
             cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
-        } else if cx.down_until.is_some() {
+        } else if cx.down.is_some() {
             cx.tracked(claiming.caller.take(), Err(cx.unavailable(None)));
         }
         if claiming.caller.is_none() {
@@ -167,7 +167,7 @@ impl Lane {
     fn claim_failed(&mut self, mut claiming: Claiming, error: StoreError, cx: &mut Context<'_>) {
         claiming.uncertain |= !claiming.only_look && !error.was_not_applied();
         let again = cx.moment.after(cx.config.backoff(claiming.attempts));
-        let may_try = cx.down_until.is_none() && error.is_retryable() && again < claiming.give_up;
+        let may_try = cx.down.is_none() && error.is_retryable() && again < claiming.give_up;
         if claiming.caller.is_some() && may_try {
             claiming.attempts += 1;
             claiming.not_before = again;

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use idempotency_core::Scope;
+use idempotency_core::{Scope, Secret};
 use idempotency_http::{Admission, Policy, RequestHead};
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
@@ -44,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn check(policy: &Policy<()>, admitted: &idempotency_http::Admitted, head: &RequestHead<'_>, body: &[u8]) {
-    let identify = || policy.identify(admitted, head, &(), body, None);
+    let identify = || policy.identify(admitted, head, &(), body, Some(&Secret::new([7; 32])));
     let identity = identify();
     assert_eq!(identity, identify());
     let Ok(identity) = identity else { return };

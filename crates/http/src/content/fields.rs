@@ -19,7 +19,7 @@ const KEPT: usize = 4;
 /// Gathers them while a payload is read.
 #[derive(Debug, Clone)]
 pub(crate) struct Fields<'a> {
-    salt: Option<(RequestId, Option<&'a Secret>)>,
+    salt: Option<(RequestId, &'a Secret)>,
     /// Every scalar of a document; `None` if there are too many.
     leaves: Option<Vec<Field>>,
     /// The members of its root; the same.
@@ -40,8 +40,9 @@ pub(crate) struct Digests {
 }
 
 impl<'a> Fields<'a> {
-    /// Salted with the request, so that equal parts of two requests do not look alike.
-    pub(crate) fn of(id: RequestId, secret: Option<&'a Secret>) -> Self {
+    /// Keyed, or whoever reads the store could guess each part by itself; and salted with the request, so that equal parts of
+    /// two requests do not look alike.
+    pub(crate) fn of(id: RequestId, secret: &'a Secret) -> Self {
         Self { salt: Some((id, secret)), leaves: Some(Vec::new()), tops: Some(Vec::new()) }
     }
 
@@ -57,7 +58,8 @@ impl<'a> Fields<'a> {
             return;
         }
         let hash = |part: &[u8], content: &[u8]| {
-            let hash = Fingerprint::derive_as(FIELD, secret, [id.as_bytes(), part, name.as_bytes(), content]);
+            let hash =
+                Fingerprint::derive_as(FIELD, Some(secret), [id.as_bytes(), part, name.as_bytes(), content]);
             let mut kept = [0; KEPT];
             kept.copy_from_slice(&hash.as_bytes()[..KEPT]);
             kept
@@ -115,7 +117,8 @@ mod tests {
     use super::*;
 
     fn of(id: u8, fields: &[(&str, &str)]) -> Digests {
-        let mut gathered = Fields::of(RequestId::from_bytes([id; 32]), None);
+        let secret = Secret::new([7; 32]);
+        let mut gathered = Fields::of(RequestId::from_bytes([id; 32]), &secret);
         for (name, content) in fields {
             gathered.note(name, content.as_bytes(), true, false);
         }

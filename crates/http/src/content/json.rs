@@ -1,6 +1,7 @@
 //! JSON by what it says: members in any order and white space of any kind are the same, number tokens stay as they are, and a
 //! member that comes twice is refused. (Canonical JSON of RFC 8785 makes one of 9007199254740992 and …993.)
 
+use idempotency_core::Digest;
 use json_event_parser::{JsonEvent, SliceJsonParser};
 
 use super::{Fields, NotReadable};
@@ -36,6 +37,8 @@ struct Document {
 /// An array or object whose end is still to come.
 struct Open {
     is_object: bool,
+    /// It does not count, nor does anything in it.
+    is_excluded: bool,
     /// Where it begins in `out`.
     start: usize,
     /// How long its own pointer is.
@@ -87,9 +90,10 @@ impl Document {
                     return Err(NotReadable(format!("it is nested more than {DEPTH} deep").into()));
                 }
                 let is_object = event == JsonEvent::StartObject;
+                let is_excluded = self.is_excluded(excluded);
                 self.out.push(if is_object { b'{' } else { b'[' });
                 let pointer = self.pointer.len();
-                self.open.push(Open { is_object, start, pointer, len: 0, members: Vec::new() });
+                self.open.push(Open { is_object, is_excluded, start, pointer, len: 0, members: Vec::new() });
                 return Ok(());
             }
             JsonEvent::EndArray | JsonEvent::EndObject => {
@@ -109,7 +113,7 @@ impl Document {
             JsonEvent::Null => (self.word(b'0'), true),
             JsonEvent::ObjectKey(_) | JsonEvent::Eof => return Ok(()),
         };
-        let is_excluded = excluded.contains(&self.pointer);
+        let is_excluded = self.is_excluded(excluded);
         if is_excluded {
             self.out.truncate(start);
         } else {
@@ -125,12 +129,15 @@ impl Document {
         Ok(())
     }
 
-    /// Its length comes first, so that no text is taken for another one and what follows it. Returns where it begins.
-    fn text(&mut self, kind: u8, text: &str) -> usize {
+    /// By itself, or with what it is in.
+    fn is_excluded(&self, excluded: &[String]) -> bool {
+        self.open.last().is_some_and(|open| open.is_excluded) || excluded.contains(&self.pointer)
+    }
+
+    /// Returns where it begins.
+    fn text(&mut self, kind: u8, content: &str) -> usize {
         let start = self.out.len();
-        self.out.push(kind);
-        self.out.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        self.out.extend_from_slice(text.as_bytes());
+        text(&mut self.out, kind, content);
         start
     }
 
@@ -139,23 +146,31 @@ impl Document {
         self.out.len() - 1
     }
 
-    /// The members of an object that ends, by their keys.
+    /// The members of an object that ends, by their keys. Their hash stands for them, so that what they say is copied once,
+    /// however deep it is.
     fn sort(&mut self, mut object: Open) -> Result<(), NotReadable> {
         object.members.sort_by(|one, other| one.key.cmp(&other.key));
         let mut pairs = object.members.windows(2);
         if pairs.any(|pair| pair[0].key == pair[1].key) {
             return Err(NotReadable("a member of an object comes twice".into()));
         }
-        let values = self.out.split_off(object.start);
-        self.out.push(b'{');
+        let mut sorted = Vec::with_capacity(self.out.len() - object.start);
         for member in object.members.iter().filter(|member| !member.is_excluded) {
-            self.text(b'k', &member.key);
-            let (start, end) = (member.start - object.start, member.end - object.start);
-            self.out.extend_from_slice(&values[start..end]);
+            text(&mut sorted, b'k', &member.key);
+            sorted.extend_from_slice(&self.out[member.start..member.end]);
         }
-        self.out.push(b'}');
+        self.out.truncate(object.start);
+        self.out.push(b'{');
+        self.out.extend_from_slice(Digest::of(&sorted).as_bytes());
         Ok(())
     }
+}
+
+/// Its length comes first, so that no text is taken for another one and what follows it.
+fn text(out: &mut Vec<u8>, kind: u8, text: &str) {
+    out.push(kind);
+    out.extend_from_slice(&(text.len() as u64).to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use idempotency_core::Scheme;
 
+use crate::RequestHead;
+
 pub(crate) use self::fields::{Digests, Fields};
 
 /// JSON in the form of [`json`].
@@ -15,6 +17,9 @@ pub(crate) const JSON: Scheme = Scheme(3);
 
 /// The parts of a form, whatever divides them.
 pub(crate) const FORM: Scheme = Scheme(4);
+
+/// The bytes of a body that is encoded, or empty, with how it is encoded.
+pub(crate) const ENCODED: Scheme = Scheme(6);
 
 /// Why a payload has no form that could be compared. Says nothing of what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +34,20 @@ pub(crate) struct Content<'a> {
 
 /// Reads a payload by its content type; one that is neither JSON nor a form is what its bytes are.
 pub(crate) fn read<'a>(
-    content_type: &'a [u8],
+    head: &RequestHead<'a>,
     body: &'a [u8],
     excluded: &[String],
     fields: &mut Fields<'_>,
 ) -> Result<Content<'a>, NotReadable> {
+    let content_type = head.content_type.unwrap_or_default();
+    let encoding = head.content_encoding.unwrap_or_default().trim_ascii();
     let essence = essence(content_type);
+    if body.is_empty() || !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity") {
+        // Nothing, or something that only whoever decodes it can read.
+        fields.note("body", body, true, true);
+        let content_type = [content_type, &(content_type.len() as u64).to_le_bytes(), encoding].concat();
+        return Ok(Content { scheme: ENCODED, content_type: content_type.into(), form: body.into() });
+    }
     if essence == "application/json" || essence.starts_with("application/") && essence.ends_with("+json") {
         let form = json::canonical(body, excluded, fields)?;
         // JSON is UTF-8 whatever parameters say (RFC 8259 §8.1, §11).

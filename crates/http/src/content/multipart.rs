@@ -1,4 +1,4 @@
-//! A form by its parts: their names, files, types and contents in order, whatever boundary divides them.
+//! A form by its parts: their headers and contents in order, whatever boundary divides them.
 
 use std::convert::Infallible;
 
@@ -26,21 +26,21 @@ async fn parts(content_type: &[u8], body: &[u8], fields: &mut Fields<'_>) -> Res
     while let Some(part) = parts.next_field().await.map_err(|_| malformed())? {
         let start = form.len();
         let name = part.name().unwrap_or_default().to_owned();
-        let content_type = part.content_type().map(ToString::to_string);
-        let said = [Some(name.as_str()), part.file_name(), content_type.as_deref()]
-            .map(|said| said.map(str::as_bytes));
-        said.into_iter().for_each(|said| text(&mut form, said));
+        // As they are: what of a name or a type cannot be read must not make two parts one.
+        let mut headers: Vec<_> =
+            part.headers().iter().map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]).collect();
+        headers.sort_unstable();
+        form.extend_from_slice(&(headers.len() as u64).to_le_bytes());
+        headers.iter().flatten().for_each(|said| text(&mut form, said));
         let content = part.bytes().await.map_err(|_| malformed())?;
-        text(&mut form, Some(&content));
+        text(&mut form, &content);
         fields.note(&format!("/{name}"), &form[start..], true, true);
     }
     Ok(form)
 }
 
-/// Whether it is there, its length, and itself.
-fn text(form: &mut Vec<u8>, text: Option<&[u8]>) {
-    form.push(u8::from(text.is_some()));
-    let text = text.unwrap_or_default();
+/// Its length, and itself.
+fn text(form: &mut Vec<u8>, text: &[u8]) {
     form.extend_from_slice(&(text.len() as u64).to_le_bytes());
     form.extend_from_slice(text);
 }
@@ -82,6 +82,29 @@ mod tests {
         ];
         for other in others {
             assert_ne!(form("X", &one), form("X", &other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_a_part_still_tells_it_from_another() {
+        let of = |head: &[u8]| {
+            let body =
+                [b"--X\r\nContent-Disposition: form-data; ", head, b"\r\n\r\n10\r\n--X--\r\n"].concat();
+            canonical(b"multipart/form-data; boundary=X", &body, &mut Fields::none()).unwrap()
+        };
+        let heads: [&[u8]; 7] = [
+            b"name=\"n\xe4me\"",
+            b"name=\"n\xf6me\"",
+            b"name=\"\"",
+            b"",
+            b"name=\"a\"; filename*=UTF-8''a",
+            b"name=\"a\"; filename*=UTF-8''b",
+            b"name=\"a\"\r\nContent-Type: rubbish",
+        ];
+        for (at, one) in heads.iter().enumerate() {
+            for other in &heads[at + 1..] {
+                assert_ne!(of(one), of(other), "{}", String::from_utf8_lossy(one));
+            }
         }
     }
 

@@ -1,4 +1,5 @@
 use http::{HeaderValue, Method};
+use idempotency_core::Secret;
 
 use super::Policy;
 use crate::{KeyRule, payload::Payload};
@@ -17,7 +18,19 @@ use crate::{KeyRule, payload::Payload};
 pub struct InvalidPolicy(String);
 
 impl<R> Policy<R> {
-    /// Checks that all of it makes sense; adapters call it once, at start.
+    /// [`validate`](Self::validate), with the secret of the tracker.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`], which says what makes no sense.
+    pub fn validate_with(&self, secret: Option<&Secret>) -> Result<(), InvalidPolicy> {
+        if self.settings.tells_differences && secret.is_none() {
+            return Err(InvalidPolicy("telling differences needs a tracker with a secret".to_owned()));
+        }
+        self.validate()
+    }
+
+    /// Checks that all of it makes sense.
     ///
     /// # Errors
     ///

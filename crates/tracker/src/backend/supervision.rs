@@ -73,6 +73,7 @@ impl Backend {
                         }
                         Err(error) => {
                             tracing::warn!(%error, "the store could not be set up again");
+                            self.refuses = !is_silence(error.kind());
                             self.failed("it could not be set up again", now);
                         }
                     }
@@ -95,6 +96,7 @@ impl Backend {
                 tracing::info!(restarts = self.restarts, "the backend is back");
             }
             self.state = State::Up(recipient);
+            self.refuses = false;
             self.close_breaker();
             self.hints.listen_once_to(&*self.start.store());
         }
@@ -112,8 +114,7 @@ impl Backend {
             return;
         }
         let is_silent = |reply: &Result<_, StoreError>| {
-            let kind = reply.as_ref().map_err(StoreError::kind);
-            matches!(kind, Err(StoreErrorKind::Unavailable | StoreErrorKind::TimedOut))
+            reply.as_ref().err().is_some_and(|error| is_silence(error.kind()))
         };
         if replies.iter().any(Result::is_ok) {
             (self.silences, self.failures) = (0, 0);
@@ -154,7 +155,7 @@ impl Backend {
         self.last_failure = Some(reason);
         if !back_off.is_zero() {
             self.is_open = true;
-            self.change = Some(Event::Down { until: now + back_off });
+            self.change = Some(Event::Down { until: now + back_off, refuses: self.refuses });
         }
         tracing::warn!(reason, ?back_off, "the backend failed and is replaced");
         self.state = State::Down(Box::pin(sleep_until(Instant::now() + back_off)));
@@ -171,6 +172,11 @@ impl Backend {
             returned.push((call, Err(error)));
         }
     }
+}
+
+/// Nothing was heard from the store.
+fn is_silence(kind: StoreErrorKind) -> bool {
+    matches!(kind, StoreErrorKind::Unavailable | StoreErrorKind::TimedOut)
 }
 
 fn setup_answer(replies: Result<StoreReplies, MailboxError>) -> Result<(), StoreError> {
