@@ -76,7 +76,7 @@ fn a_claim_that_was_certainly_not_made_is_tried_again_at_twice_the_distance_each
         assert_eq!(desk.until(at), [format!("{at} insert 1")]);
     }
     // The next one would come too late.
-    assert_eq!(desk.reply(not_sent()), ["1: unavailable, 2000"]);
+    assert_eq!(desk.reply(not_sent()), ["1: unavailable, 2000, Unavailable"]);
     assert_eq!(desk.engine.load().lanes, 0);
 }
 
@@ -307,9 +307,12 @@ fn those_who_wait_are_answered_by_the_end_and_by_nothing_else() {
 fn a_backend_that_is_down_is_not_asked_and_told_of_at_once() {
     let mut desk = Desk::new();
     desk.tell(Event::Down { until: START + ms(5000), refuses: false });
-    assert_eq!(desk.tell(track(1)), ["1: unavailable, 5000"]);
+    assert_eq!(desk.tell(track(1)), ["1: unavailable, 5000, TimedOut"]);
     desk.until(4500);
-    assert_eq!(desk.tell(track(2)), ["2: unavailable, 1000"], "never less than a second");
+    assert_eq!(desk.tell(track(2)), ["2: unavailable, 1000, TimedOut"], "never less than a second");
+    // One that answers and refuses is not away.
+    desk.tell(Event::Down { until: START + ms(6000), refuses: true });
+    assert_eq!(desk.tell(track(4)), ["4: unavailable, 1500, refused"]);
     desk.tell(Event::Up);
     assert_eq!(desk.tell(track(3)), ["insert 3"]);
 }

@@ -155,8 +155,11 @@ impl Desk {
             Answer::Tracked(Ok(Tracked::Cached { .. })) => "cached".to_owned(),
             Answer::Tracked(Ok(Tracked::Halted { reason, .. })) => format!("halted, {reason}"),
             Answer::Tracked(Ok(Tracked::Mismatch { .. })) => "mismatch".to_owned(),
-            Answer::Tracked(Err(Refused::Unavailable { retry_after, .. })) => {
-                format!("unavailable, {}", retry_after.as_millis())
+            Answer::Tracked(Err(Refused::Unavailable { retry_after, source })) => {
+                let why = source
+                    .as_ref()
+                    .map_or_else(|| "refused".to_owned(), |error| format!("{:?}", error.kind()));
+                format!("unavailable, {}, {why}", retry_after.as_millis())
             }
             Answer::Tracked(Err(refused)) => format!("{refused:?}"),
             Answer::Settled(settled) => format!("{settled:?}"),

@@ -49,6 +49,9 @@ fn a_policy_that_makes_no_sense_is_refused_with_its_reason() {
         assert!(error.contains(reason), "{error}");
     }
     assert_eq!(policy().validate(), Ok(()));
+    let telling = policy().tell_differences();
+    assert!(telling.validate_with(None).unwrap_err().to_string().contains("needs a tracker with a secret"));
+    assert_eq!(telling.validate_with(Some(&Secret::new([7; 32]))), Ok(()));
 }
 
 #[test]
