@@ -48,7 +48,7 @@ const SOAKS: &[Suite] = &[
         args: "test --workspace --test workspace -- kill i6_ swap nodes ledger under_fire flood hang_up --nocapture",
         minutes: 60,
     },
-    Suite { name: "tracker", args: "test --workspace --test tracker", minutes: 30 },
+    Suite { name: "tracker", args: "test --workspace --test tracker", minutes: 180 },
     Suite {
         name: "fuzzing of the frame (needs cargo-fuzz: `cargo install cargo-fuzz`)",
         args: "fuzz run --fuzz-dir crates/frame/fuzz --sanitizer none decode crates/frame/golden -- -max_total_time=600",
