@@ -143,6 +143,12 @@ fn observability_shows_a_request_and_its_replay_in_metrics_and_in_spans() {
         "track < idempotency < request",
     ];
     assert_eq!(paths, expected);
+    for (operation, outcome) in [("insert", "claimed"), ("complete", "applied"), ("insert", "exists")] {
+        let says = |span: &PrintedSpan, word| span.text.contains(&format!("String(Owned(\"{word}\"))"));
+        let is_it =
+            |span: &&PrintedSpan| span.name == "store" && says(span, operation) && says(span, outcome);
+        assert_eq!(spans.iter().filter(is_it).count(), 1, "{operation}: {outcome}");
+    }
     let of = |outcome| {
         spans.iter().find(|span| span.name == "idempotency" && span.text.contains(outcome)).expect(outcome)
     };

@@ -16,7 +16,6 @@ mod read_through;
 mod resolving;
 mod shutdown;
 mod simulation;
-mod spans;
 mod supervision;
 mod swap;
 mod swap_load;
