@@ -6,13 +6,12 @@
 
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
-mod stop;
+mod serve;
 
 use std::{
     error::Error,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use axum::{
@@ -28,7 +27,8 @@ use idempotency::{
     axum::{Disposition, IdempotencyLayer, Policy},
 };
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpListener, sync::oneshot};
+
+use crate::serve::serve;
 
 /// An order service that takes each order once.
 #[derive(Parser)]
@@ -44,10 +44,6 @@ struct Order {
     quantity: u32,
 }
 
-/// How long orders in flight may take to finish at a shutdown, and their responses to be sent.
-const GRACE: Duration = Duration::from_secs(30);
-const LAST_BYTES: Duration = Duration::from_secs(5);
-
 /// The orders taken, in order.
 type Orders = Arc<Mutex<Vec<Order>>>;
 
@@ -62,21 +58,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(idempotency)
         .with_state(Orders::default());
 
-    let listener = TcpListener::bind(args.listen).await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    let (stop, stopping) = oneshot::channel::<()>();
-    let serving = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopping.await) });
-    let serving = tokio::spawn(serving.into_future());
-
-    stop::asked_to_stop().await?;
-    // The tracker first: it takes no new orders and waits for those that run, also where the client hung up.
-    tracker.shutdown(GRACE).await?;
-    drop(stop);
-    // A client that never ends its request must not keep us.
-    match tokio::time::timeout(LAST_BYTES, serving).await {
-        Ok(served) => served??,
-        Err(_) => eprintln!("axum_orders: some connections were still open"),
-    }
+    serve(args.listen, app, tracker).await?;
     println!("stopped");
     Ok(())
 }

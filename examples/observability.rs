@@ -9,9 +9,9 @@
 
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
-mod stop;
+mod serve;
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{error::Error, net::SocketAddr};
 
 use axum::{Router, extract::Request, middleware, middleware::Next, response::Response, routing};
 use clap::Parser;
@@ -25,10 +25,11 @@ use opentelemetry::trace::{
 };
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use opentelemetry_stdout::SpanExporter;
-use tokio::{net::TcpListener, sync::oneshot};
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::serve::serve;
 
 /// A service that shows what its tracker does.
 #[derive(Parser)]
@@ -65,16 +66,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(middleware::from_fn(traced))
         .route("/metrics", routing::get(async move || metrics.render()));
 
-    let listener = TcpListener::bind(args.listen).await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    let (stop, stopping) = oneshot::channel::<()>();
-    let serving = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopping.await) });
-    let serving = tokio::spawn(serving.into_future());
-
-    stop::asked_to_stop().await?;
-    tracker.shutdown(Duration::from_secs(10)).await?;
-    drop(stop);
-    serving.await??;
+    serve(args.listen, app, tracker).await?;
     spans.shutdown()?;
     println!("stopped");
     Ok(())

@@ -7,7 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example talks to whoever runs it")]
 
-mod stop;
+mod serve;
 
 use std::{
     error::Error,
@@ -34,7 +34,8 @@ use idempotency::{
 };
 use serde::Deserialize;
 use sha2::Sha256;
-use tokio::{net::TcpListener, sync::oneshot};
+
+use crate::serve::serve;
 
 /// Receives signed events, and handles each once.
 #[derive(Parser)]
@@ -92,15 +93,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/handled", get(list))
         .with_state(Handled::default());
 
-    let listener = TcpListener::bind(args.listen).await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    let (stop, stopping) = oneshot::channel::<()>();
-    let serving = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopping.await) });
-    let serving = tokio::spawn(serving.into_future());
-    stop::asked_to_stop().await?;
-    tracker.shutdown(Duration::from_secs(10)).await?;
-    drop(stop);
-    serving.await??;
+    serve(args.listen, app, tracker).await?;
     println!("stopped");
     Ok(())
 }

@@ -85,14 +85,16 @@ fn the_store_in_custom_store_has_under_80_lines() {
 }
 
 #[test]
-fn axum_orders_stops_although_a_client_never_ends_its_request() {
-    let orders = Running::start("axum_orders", &[]);
-    let mut client = TcpStream::connect(&orders.address).unwrap();
-    client.write_all(b"POST /orders HTTP/1.1\r\nHo").unwrap();
-    orders.terminate();
-    let (status, output) = orders.wait();
-    assert!(status.success(), "{status}");
-    assert_eq!(output.last().unwrap(), "stopped");
+fn a_service_stops_although_a_client_never_ends_its_request() {
+    for name in ["axum_orders", "observability", "webhook_receiver"] {
+        let service = Running::start(name, &[]);
+        let mut client = TcpStream::connect(&service.address).unwrap();
+        client.write_all(b"POST /orders HTTP/1.1\r\nHo").unwrap();
+        service.terminate();
+        let (status, output) = service.wait();
+        assert!(status.success(), "{name}: {status}");
+        assert_eq!(output.last().unwrap(), "stopped", "{name}");
+    }
 }
 
 #[test]

@@ -143,7 +143,8 @@ where
         _ => {
             let Some(request) = request.take() else { return handler_is_gone() };
             let response = match &once {
-                Err(error) if policy.fails_open() && response::is_without_store(error) => {
+                Err(error) if policy.fails_open() && error.is_store_silent() => {
+                    response::note_untracked(error);
                     let ours = IdempotentRequest::new(key, id, tracker.secret().cloned(), || false);
                     request.extensions_mut().insert(ours);
                     let response = service.call(request).await?;

@@ -20,7 +20,6 @@ use actix_web::{
     },
 };
 use bytes::Bytes;
-use idempotency_core::{StoreError, StoreErrorKind};
 use idempotency_http::{Code, Disposition, Fate, IdempotentRequest, Identity, ReplayOf};
 use idempotency_tracker::{ErrorKind, Once, Outcome};
 use metrics::counter;
@@ -175,17 +174,8 @@ pub(crate) fn in_place_of<B: MessageBody>(
     from_bytes(policy.answer(problem))
 }
 
-/// Whether a request may run untracked, by a policy that says so: nothing is heard from the store, and nothing was done. One
-/// that answers, also with a record that cannot be read, is not away. It is counted.
-pub(crate) fn is_without_store(error: &idempotency_tracker::Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<StoreError>());
-    let is_it = matches!(error.kind(), ErrorKind::Unavailable { .. })
-        && source.is_some_and(|source| {
-            matches!(source.kind(), StoreErrorKind::Unavailable | StoreErrorKind::TimedOut)
-        });
-    if is_it {
-        tracing::warn!(%error, source = error.source(), "a request runs untracked");
-        counter!("idempotency_untracked_total").increment(1);
-    }
-    is_it
+/// A request runs untracked, by a policy that says so.
+pub(crate) fn note_untracked(error: &idempotency_tracker::Error) {
+    tracing::warn!(%error, source = error.source(), "a request runs untracked");
+    counter!("idempotency_untracked_total").increment(1);
 }

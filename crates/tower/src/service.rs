@@ -152,8 +152,9 @@ where
         _ => {
             return Ok(match (&once, take(&unused)) {
                 (Err(error), Some((mut ready, mut parts, payload)))
-                    if policy.fails_open() && response::is_without_store(error) =>
+                    if policy.fails_open() && error.is_store_silent() =>
                 {
+                    response::note_untracked(error);
                     parts.extensions.insert(IdempotentRequest::new(
                         key,
                         id,

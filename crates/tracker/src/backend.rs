@@ -212,7 +212,7 @@ impl Backend {
         let old = mem::replace(&mut self.start, start);
         self.capabilities = capabilities;
         self.state = State::Up(new);
-        (self.failures, self.failed_at) = (0, None);
+        (self.failures, self.failed_at, self.refuses) = (0, None, false);
         self.close_breaker();
         self.hints.listen_to(&*self.start.store());
         self.resume();

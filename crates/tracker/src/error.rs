@@ -1,6 +1,6 @@
 use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
-use idempotency_core::StoreError;
+use idempotency_core::{StoreError, StoreErrorKind};
 use idempotency_engine::Refused;
 
 /// Why the tracker has no answer.
@@ -98,6 +98,15 @@ impl Error {
                 self.source.as_ref().is_some_and(StoreError::is_retryable)
             }
         }
+    }
+
+    /// Whether nothing is heard from the store. One that answers with an error is not away: what it has of a request somebody
+    /// must look at, and no work may run past it.
+    pub fn is_store_silent(&self) -> bool {
+        let is_silent = |source: &StoreError| {
+            matches!(source.kind(), StoreErrorKind::Unavailable | StoreErrorKind::TimedOut)
+        };
+        matches!(self.kind, ErrorKind::Unavailable { .. }) && self.source.as_ref().is_some_and(is_silent)
     }
 
     /// When it is worth asking again, if that is known.
