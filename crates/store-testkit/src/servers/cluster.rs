@@ -69,12 +69,21 @@ impl RedisCluster {
             });
             self.replicas.push(replica);
         }
-        let known = format!("cluster_known_nodes:{}", self.nodes.len() + self.replicas.len());
+        // One that only knows that they are there refuses them its vote when they are to take over.
+        let replicas: Vec<_> = self
+            .replicas
+            .iter()
+            .zip(&self.nodes)
+            .map(|(replica, primary)| [replica, primary].map(|node| node.command(&["CLUSTER", "MYID"])))
+            .collect();
         wait_until("a cluster that knows its replicas", || {
-            self.nodes
-                .iter()
-                .chain(&self.replicas)
-                .all(|node| node.command(&["CLUSTER", "INFO"]).contains(&known))
+            self.nodes.iter().chain(&self.replicas).all(|node| {
+                let nodes = node.command(&["CLUSTER", "NODES"]);
+                replicas.iter().all(|[replica, primary]| {
+                    let line = nodes.lines().find(|line| line.starts_with(replica));
+                    line.and_then(|line| line.split(' ').nth(3)) == Some(primary)
+                })
+            })
         });
         self
     }
