@@ -132,7 +132,8 @@ async fn tower_the_service_that_was_ready_is_the_one_that_is_called() {
     use tower::{Layer, Service, ServiceExt};
 
     let tracker = Tracker::builder(MemoryStore::new()).spawn().await.unwrap();
-    let layer = IdempotencyLayer::new(tracker, idempotency::tower::Policy::new(Scope::global())).unwrap();
+    let policy = idempotency::tower::Policy::new(Scope::global());
+    let layer = idempotency::tower::IdempotencyLayer::new(tracker, policy).unwrap();
     let mut service = layer.layer(Picky { ready: false });
     for (number, method) in ["POST", "POST", "GET", "POST", "GET"].into_iter().enumerate() {
         let request = http::Request::builder().method(method).header("idempotency-key", format!("{number}"));
@@ -246,7 +247,7 @@ fn tower_what_runs_untracked_is_counted() {
             let store = Breakable::new();
             let tracker = Tracker::builder(store.clone()).spawn().await.unwrap();
             let policy = idempotency::tower::Policy::new(Scope::global()).fail_open();
-            let layer = IdempotencyLayer::new(tracker, policy).unwrap();
+            let layer = idempotency::tower::IdempotencyLayer::new(tracker, policy).unwrap();
             let service = layer.layer(tower::service_fn(async |_: http::Request<_>| {
                 Ok::<_, Infallible>(http::Response::new(http_body_util::Full::<Bytes>::from("done")))
             }));

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use idempotency::{
-    Builder, Scope, Track, Tracker, TrackerHandle, actix_web::Idempotency, store::Store,
+    Builder, Scope, Track, Tracker, TrackerHandle, actix_web::Idempotency, axum, store::Store,
     tower::IdempotencyLayer,
 };
 use tokio::sync::oneshot;
@@ -114,15 +114,20 @@ impl Server {
                     let policy = configure.policy(|request: &http::request::Parts| {
                         principal(request.headers.get("x-principal")?.to_str().ok()?)
                     });
-                    let layer = IdempotencyLayer::new(tracker.clone(), policy).unwrap();
-                    let layer = layer.tracking(move |_, track| configure.track(track));
+                    let tracking = move |_: &http::request::Parts, track| configure.track(track);
                     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                    send.send(tracker).unwrap();
+                    send.send(tracker.clone()).unwrap();
                     let serve = async {
                         match kind {
-                            Kind::Axum => serve_axum(listener, serve, Some(layer)).await,
+                            Kind::Axum => {
+                                let layer = axum::IdempotencyLayer::new(tracker, policy).unwrap();
+                                serve_axum(listener, serve, Some(layer.tracking(tracking))).await;
+                            }
                             Kind::Bare => serve_axum(listener, serve, None).await,
-                            _ => serve_hyper(listener, serve, layer).await,
+                            _ => {
+                                let layer = IdempotencyLayer::new(tracker, policy).unwrap();
+                                serve_hyper(listener, serve, layer.tracking(tracking)).await;
+                            }
                         }
                     };
                     tokio::select! {
@@ -235,22 +240,24 @@ async fn answer(app: Arc<App>, parts: http::request::Parts, payload: Bytes) -> h
     response.body(body).unwrap()
 }
 
-async fn serve_axum(listener: tokio::net::TcpListener, app: Arc<App>, layer: Option<IdempotencyLayer>) {
-    use axum::{extract::State, response::Response};
+async fn serve_axum(listener: tokio::net::TcpListener, app: Arc<App>, layer: Option<axum::IdempotencyLayer>) {
+    use ::axum::{
+        Router,
+        body::Body,
+        extract::{DefaultBodyLimit, State},
+        response::Response,
+    };
 
     async fn handle(State(app): State<Arc<App>>, parts: http::request::Parts, payload: Bytes) -> Response {
-        answer(app, parts, payload).await.map(axum::body::Body::new)
+        answer(app, parts, payload).await.map(Body::new)
     }
 
-    let router = axum::Router::new()
-        .fallback(handle)
-        .layer(axum::extract::DefaultBodyLimit::disable())
-        .with_state(app);
+    let router = Router::new().fallback(handle).layer(DefaultBodyLimit::disable()).with_state(app);
     let router = match layer {
         Some(layer) => router.layer(layer),
         None => router,
     };
-    axum::serve(listener, router).await.unwrap();
+    ::axum::serve(listener, router).await.unwrap();
 }
 
 /// The layer around a service of hyper's own, with no framework.

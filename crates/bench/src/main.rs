@@ -27,15 +27,15 @@ enum What {
     },
     /// Instructions of a request that is not tracked, beside the bare handler; needs valgrind
     Untracked,
-    /// What `untracked` counts: so many requests
+    /// What `untracked` counts: a server
     #[command(hide = true)]
-    Run { kind: untracked::Kind, requests: u64 },
+    Serve { kind: untracked::Kind },
 }
 
 fn main() {
     match Args::parse().what {
         What::Http { rounds, millis } => http::run(rounds, millis),
         What::Untracked => untracked::run(),
-        What::Run { kind, requests } => untracked::requests(kind, requests),
+        What::Serve { kind } => untracked::serve(kind),
     }
 }

@@ -42,7 +42,7 @@
 //! * `redis`: `RedisStore`, which many nodes share: Redis or Valkey, one server or a cluster; `redis-tls` for `rediss://`.
 //! * `actix-web`: the module `actix_web`, middleware for `wrap`.
 //! * `tower`: the module `tower`, a layer for every service over `http::Request`.
-//! * `axum`: the same under the name `axum`; it sees the whole path in nested routers.
+//! * `axum`: the module `axum`, a layer for its routers; the whole path is seen in nested ones.
 //!
 //! A store of one's own implements [`store::Store`].
 
@@ -81,9 +81,9 @@ pub use idempotency_actix_web as actix_web;
 #[cfg(feature = "tower")]
 pub use idempotency_tower as tower;
 
-/// The tower layer, which sees the whole path in a nested `axum::Router`: `Router::new().layer(idempotency)`.
+/// A layer for axum: `Router::new().layer(idempotency)`. It sees the whole path in a nested `axum::Router`.
 #[cfg(feature = "axum")]
-pub use idempotency_tower as axum;
+pub use idempotency_tower::axum;
 
 /// For those who write a store: the trait, what travels through it, and the table of transitions.
 ///

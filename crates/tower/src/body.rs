@@ -168,6 +168,15 @@ impl<B: Body> ResponseBody<B> {
         Self { inner: Inner::Gathered { gathered: Box::new(Gathered { bytes, trailers }) } }
     }
 
+    /// The handler's own, if it is.
+    #[cfg(feature = "axum")]
+    pub(crate) fn into_untouched(self) -> Result<B, Self> {
+        match self.inner {
+            Inner::Untouched { body } => Ok(body),
+            _ => Err(self),
+        }
+    }
+
     pub(crate) fn flowing(prefix: [Bytes; 2], rest: Pin<Box<B>>) -> Self {
         Self::after(prefix, Rest::Body(rest))
     }

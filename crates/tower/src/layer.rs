@@ -66,6 +66,12 @@ impl IdempotencyLayer {
     }
 }
 
+impl IdempotencyLayer {
+    pub(crate) fn wrap<S, K>(&self, inner: S) -> Idempotency<S, K> {
+        Idempotency::new(inner, self.0.clone())
+    }
+}
+
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
@@ -79,6 +85,6 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = Idempotency<S>;
 
     fn layer(&self, inner: S) -> Idempotency<S> {
-        Idempotency::new(inner, self.0.clone())
+        self.wrap(inner)
     }
 }

@@ -40,13 +40,17 @@
 //!
 //! # Features
 //!
-//! * `axum`: sees the whole path in a nested `axum::Router`. Without it `/a` and `/b` that nest the same router share
-//!   their keys. The facade's feature `axum` turns it on.
+//! * `axum`: the module `axum`, a layer that costs requests which are not tracked next to nothing there; and the whole path is
+//!   seen in a nested `axum::Router`. Without it `/a` and `/b` that nest the same router share their keys. The facade's feature
+//!   `axum` turns it on.
 
 #![deny(missing_docs)]
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod body;
 mod future;
+mod kind;
 mod layer;
 mod request;
 mod response;
@@ -58,6 +62,7 @@ pub use idempotency_http::{
     Budget, Code, Disposition, Fate, IdempotentRequest, InvalidPolicy, KeyRule, Problem, ReplayOf,
     RequestMeta, StoredHeaders, TraceParent, bytes, http,
 };
+pub use kind::{RequestKind, ResponseKind, Wrapped};
 pub use layer::IdempotencyLayer;
 pub use service::Idempotency;
 

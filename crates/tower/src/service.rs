@@ -1,4 +1,6 @@
 use std::{
+    fmt,
+    marker::PhantomData,
     mem,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -13,7 +15,8 @@ use tower_service::Service;
 use tracing::{Instrument, Span, field};
 
 use crate::{
-    RequestBody, ResponseBody, ResponseFuture,
+    ResponseBody, ResponseFuture,
+    kind::{RequestKind, ResponseKind, Wrapped},
     layer::Shared,
     request::{self, IsTracked},
     response,
@@ -24,30 +27,46 @@ use crate::{
 /// Requests whose method is not tracked pass to the inner service as they are: nothing is boxed, buffered or asked. So do
 /// those that an outer one tracks already. The inner service is called in a task of its own, without the task-locals of
 /// whoever called this one. The runtime needs its timers.
-#[derive(Debug, Clone)]
-pub struct Idempotency<S> {
+pub struct Idempotency<S, K = Wrapped> {
     inner: S,
     shared: Arc<Shared>,
+    kind: PhantomData<fn() -> K>,
 }
 
-impl<S> Idempotency<S> {
+impl<S, K> Idempotency<S, K> {
     pub(crate) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+        Self { inner, shared, kind: PhantomData }
     }
 }
 
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Idempotency<S>
+impl<S: Clone, K> Clone for Idempotency<S, K> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.shared.clone())
+    }
+}
+
+impl<S: fmt::Debug, K> fmt::Debug for Idempotency<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency").field("inner", &self.inner).field("shared", &self.shared).finish()
+    }
+}
+
+impl<S, K, ReqBody, ResBody> Service<Request<ReqBody>> for Idempotency<S, K>
 where
-    S: Service<Request<RequestBody<ReqBody>>, Response = Response<ResBody>> + Clone + Send + 'static,
+    K: RequestKind<ReqBody> + ResponseKind<ResBody> + 'static,
+    S: Service<Request<<K as RequestKind<ReqBody>>::Body>, Response = Response<ResBody>>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
     ReqBody: Body + Send + 'static,
     ResBody: Body + Send + 'static,
     ResBody::Error: Send,
 {
-    type Response = Response<ResponseBody<ResBody>>;
+    type Response = Response<<K as ResponseKind<ResBody>>::Body>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody, S::Error>;
+    type Future = ResponseFuture<S::Future, ResBody, S::Error, K>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -56,12 +75,12 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let tracks = self.shared.policy.tracks(request.method().as_str());
         if !tracks || request.extensions().get::<IsTracked>().is_some() {
-            return ResponseFuture::untracked(self.inner.call(request.map(RequestBody::untouched)));
+            return ResponseFuture::untracked(self.inner.call(<K as RequestKind<_>>::pass(request)));
         }
         let (parts, body) = request.into_parts();
         match request::admit(&self.shared.policy, &parts) {
             Admission::Untracked => {
-                let request = Request::from_parts(parts, RequestBody::untouched(body));
+                let request = <K as RequestKind<_>>::pass(Request::from_parts(parts, body));
                 ResponseFuture::untracked(self.inner.call(request))
             }
             Admission::Refused(problem) => {
@@ -72,7 +91,8 @@ where
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
                 let span = span();
-                let tracked = track(self.shared.clone(), ready, parts, body, admitted, span.clone());
+                let tracked =
+                    track::<K, _, _, _>(self.shared.clone(), ready, parts, body, admitted, span.clone());
                 ResponseFuture::tracked(tracked.instrument(span))
             }
         }
@@ -88,7 +108,7 @@ fn span() -> Span {
 }
 
 /// One tracked request, from its payload to its answer.
-async fn track<S, ReqBody, ResBody>(
+async fn track<K, S, ReqBody, ResBody>(
     shared: Arc<Shared>,
     ready: S,
     mut parts: Parts,
@@ -97,7 +117,8 @@ async fn track<S, ReqBody, ResBody>(
     span: Span,
 ) -> Answer<ResBody, S::Error>
 where
-    S: Service<Request<RequestBody<ReqBody>>, Response = Response<ResBody>> + Send + 'static,
+    K: RequestKind<ReqBody> + 'static,
+    S: Service<Request<K::Body>, Response = Response<ResBody>> + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
     ReqBody: Body + Send + 'static,
@@ -134,7 +155,7 @@ where
         let ours =
             IdempotentRequest::new(key_of_work, id, tracker.secret().cloned(), move || lease.is_held());
         parts.extensions.insert(ours.clone());
-        let answer = ready.call(Request::from_parts(parts, payload)).await;
+        let answer = ready.call(Request::from_parts(parts, K::gathered(payload))).await;
         let (outcome, answer) = match answer {
             Ok(response) => response::gather(policy, response, &ours).await,
             // A service that fails says nothing of what it did before.
@@ -162,7 +183,8 @@ where
                         || false,
                     ));
                     // To its end, also if the client hangs up.
-                    let run = async move { ready.call(Request::from_parts(parts, payload)).await };
+                    let run =
+                        async move { ready.call(Request::from_parts(parts, K::gathered(payload))).await };
                     match tokio::spawn(run.in_current_span()).await {
                         Ok(answer) => answer?.map(ResponseBody::untouched),
                         Err(_) => response::in_place_of(policy, &identity, &Ok(Once::Panicked)),
