@@ -173,8 +173,6 @@ impl Engine {
             Event::Replied { call: Call::Prune, reply } => {
                 self.pruning.replied(&self.config, reply, self.drain.is_some(), out);
             }
-            // Of an id that nothing is going on for nobody here wants to hear.
-            Event::Hinted { id } if !self.lanes.contains_key(&id) => {}
             Event::Hinted { id } => self.with_lane(id, at, out, |lane, cx| lane.hinted(cx)),
             Event::Down { until, refuses } => self.down = Some(Down { until: until.into(), refuses }),
             Event::Up => self.down = None,

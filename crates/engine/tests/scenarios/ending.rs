@@ -1,6 +1,8 @@
 //! How a claim ends, who waits for that, and how everything does.
 
-use idempotency_core::{Fingerprint, HaltReason, Inserted, State, StoreError, StoreReply, Updated};
+use idempotency_core::{
+    Fingerprint, HaltReason, Inserted, State, StoreError, StoreErrorKind, StoreReply, Updated,
+};
 use idempotency_engine::{Adopted, Call, Caller, Config, Engine, Event, OnConcurrent, OnOrphan};
 
 use super::desk::*;
@@ -35,6 +37,55 @@ fn a_result_is_stored_or_deferred_and_told_once() {
         let said = [&format!("100: {word}"), "settled 1", word, "ended 1"];
         assert_eq!(desk.reply(updated(answer)), said);
     }
+}
+
+/// The store will never take this body; that the work was done must get there.
+#[test]
+fn a_result_that_the_store_refuses_loses_its_body_and_not_its_truth() {
+    for kind in [StoreErrorKind::Full, StoreErrorKind::Invalid] {
+        let mut desk = Desk::claimed();
+        desk.tell(settle(1, complete()));
+        let said = desk.reply(Err(StoreError::new(kind, "no").not_applied()));
+        assert_eq!(said, ["let go of the body of 1", "NotKept", "complete 1"]);
+        assert_eq!(desk.engine.load().deferred_bytes, 0);
+        // Without a body it is like any other.
+        assert_eq!(desk.reply(Err(StoreError::new(kind, "no").not_applied())), [""; 0]);
+        assert_eq!(desk.until(20), ["20 complete 1"]);
+        assert_eq!(desk.reply(updated(Updated::Applied)), ["100: Stored", "settled 1", "ended 1"]);
+    }
+    // One that was put off counts no more from then on.
+    let mut desk = Desk::claimed();
+    desk.tell(settle(1, complete()));
+    desk.reply(lost());
+    assert_eq!(desk.engine.load().deferred_bytes, 4);
+    desk.until(20);
+    desk.reply(Err(StoreError::new(StoreErrorKind::Full, "no").not_applied()));
+    assert_eq!(desk.engine.load().deferred_bytes, 0);
+    // For one that has no room here only the fact is kept.
+    let mut desk = Desk::with(|config| config.max_deferred_bytes = 3);
+    desk.tell(track(1));
+    desk.reply(claimed());
+    desk.tell(settle(1, complete()));
+    assert_eq!(desk.reply(lost()), ["let go of the body of 1", "NotKept"]);
+}
+
+#[test]
+fn an_engine_says_what_it_has_and_equal_ones_hash_alike() {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
+    let hash = |desk: &Desk| BuildHasherDefault::<DefaultHasher>::new().hash_one(&desk.engine);
+    let (mut one, mut other) = (Desk::claimed(), Desk::claimed());
+    assert_eq!(one.engine.ids().collect::<Vec<_>>(), [id()]);
+    assert_eq!(one.engine.live().map(|claim| claim.owner).collect::<Vec<_>>(), [claim(1).owner]);
+    assert!(!one.engine.is_draining());
+    assert_eq!(hash(&one), hash(&other));
+    for desk in [&mut one, &mut other] {
+        desk.tell(Event::Shutdown { caller: Caller(200), until: START + ms(3000) });
+    }
+    assert!(one.engine.is_draining());
+    assert_eq!(hash(&one), hash(&other));
+    one.tell(settle(1, complete()));
+    assert_ne!(hash(&one), hash(&other));
 }
 
 #[test]
