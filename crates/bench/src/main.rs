@@ -3,6 +3,9 @@
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
 mod http;
+mod memory;
+mod report;
+mod target;
 mod untracked;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +28,17 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         millis: u64,
     },
+    /// Claims, replays, conflicts and mismatches in memory, by 1, 8, 64 and 512 callers
+    Memory {
+        /// How often each is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How many bytes a response has
+        #[arg(long, default_value_t = 256)]
+        len: usize,
+    },
+    /// One column of `memory` by itself, to be profiled
+    Profile { kind: memory::Kind, work: memory::Work, callers: usize, turns: usize },
     /// Instructions of a request that is not tracked, beside the bare handler; needs valgrind
     Untracked,
     /// What `untracked` counts: a server
@@ -35,6 +49,8 @@ enum What {
 fn main() {
     match Args::parse().what {
         What::Http { rounds, millis } => http::run(rounds, millis),
+        What::Memory { rounds, len } => memory::run(&mut report::Report::default(), rounds, len),
+        What::Profile { kind, work, callers, turns } => memory::profile(kind, work, callers, turns),
         What::Untracked => untracked::run(),
         What::Serve { kind } => untracked::serve(kind),
     }

@@ -1,6 +1,11 @@
 use std::fmt;
 
-use crate::{RequestId, Secret, hash::Parts};
+use crate::{
+    RequestId, Secret,
+    hash::{Parts, Purpose},
+};
+
+static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed child key");
 
 /// The idempotency key of one step of a request, to be sent downstream: the same in every run of the request, so that a step
 /// that is run again is recognised by whoever does it.
@@ -24,7 +29,7 @@ impl ChildKey {
     /// Hashes the request and the name of the step; keyed by `secret`, see [`Secret`].
     pub fn derive(secret: Option<&Secret>, id: &RequestId, step: &str) -> Self {
         let key = secret.map(|secret| &secret.child);
-        let mut hash = Parts::new(key, "idempotency 2026-11 unkeyed child key");
+        let mut hash = Parts::new(key, &UNKEYED);
         let hash = hash.part(id.as_bytes()).part(step.as_bytes()).finish();
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash[..16]);

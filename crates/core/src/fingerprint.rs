@@ -5,7 +5,12 @@ use std::{
 
 use subtle::ConstantTimeEq;
 
-use crate::{Secret, hash::Parts};
+use crate::{
+    Secret,
+    hash::{Parts, Purpose},
+};
+
+static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed fingerprint");
 
 /// A hash of what the client asked for: the payload. The same id with another fingerprint is a reused key.
 ///
@@ -38,7 +43,7 @@ impl Fingerprint {
         parts: impl IntoIterator<Item = &'a [u8]>,
     ) -> Self {
         let key = secret.map(|secret| &secret.fingerprint);
-        let hash = Parts::new(key, "idempotency 2026-11 unkeyed fingerprint").parts(parts).finish();
+        let hash = Parts::new(key, &UNKEYED).parts(parts).finish();
         Self { scheme, hash }
     }
 

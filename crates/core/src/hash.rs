@@ -1,16 +1,37 @@
 //! How everything here is hashed: BLAKE3 over length-prefixed parts, keyed by the secret or unkeyed.
 
+use std::sync::OnceLock;
+
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+
+/// What is hashed where the application gave no secret. Its own hash, from which BLAKE3 starts, is made once.
+pub(crate) struct Purpose {
+    context: &'static str,
+    key: OnceLock<ContextKey>,
+}
+
+impl Purpose {
+    pub(crate) const fn new(context: &'static str) -> Self {
+        Self { context, key: OnceLock::new() }
+    }
+
+    fn hasher(&self) -> blake3::Hasher {
+        let key = self.key.get_or_init(|| hash_derive_key_context(self.context));
+        blake3::Hasher::new_from_context_key(key)
+    }
+}
+
 /// Feeds parts so that no two different lists of parts feed the same bytes: each is preceded by its length.
 /// `["a", "b:c"]` and `["a:b", "c"]` differ.
 pub(crate) struct Parts(blake3::Hasher);
 
 impl Parts {
-    /// Starts with the derived key of a [`Secret`](crate::Secret), or with the context alone where the
+    /// Starts with the derived key of a [`Secret`](crate::Secret), or with the purpose alone where the
     /// application gave no secret.
-    pub(crate) fn new(key: Option<&[u8; 32]>, context: &str) -> Self {
+    pub(crate) fn new(key: Option<&[u8; 32]>, purpose: &Purpose) -> Self {
         Self(match key {
             Some(key) => blake3::Hasher::new_keyed(key),
-            None => blake3::Hasher::new_derive_key(context),
+            None => purpose.hasher(),
         })
     }
 

@@ -2,8 +2,10 @@ use std::fmt;
 
 use crate::{
     Scope, Secret,
-    hash::{Parts, short_hex},
+    hash::{Parts, Purpose, short_hex},
 };
+
+static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed request id");
 
 /// Names one request: 32 opaque bytes, a hash of the scope and of whatever else tells requests apart.
 ///
@@ -30,7 +32,7 @@ impl RequestId {
         parts: impl IntoIterator<Item = &'a [u8]>,
     ) -> Self {
         let key = secret.map(|secret| &secret.id);
-        let mut hash = Parts::new(key, "idempotency 2026-11 unkeyed request id");
+        let mut hash = Parts::new(key, &UNKEYED);
         // The number of scope parts comes first, so that a scope cannot be mistaken for a part of the request.
         match scope.parts() {
             None => hash.part(b"global"),

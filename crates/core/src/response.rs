@@ -2,7 +2,9 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::hash::Parts;
+use crate::hash::{Parts, Purpose};
+
+static DIGEST: Purpose = Purpose::new("idempotency 2026-11 response digest");
 
 /// What is kept of a response: a digest of all of it, and its bytes or the fact that they were not kept.
 ///
@@ -117,7 +119,7 @@ pub struct Digest([u8; 32]);
 impl Digest {
     /// Hashes the bytes.
     pub fn of(body: &[u8]) -> Self {
-        Self(Parts::new(None, "idempotency 2026-11 response digest").part(body).finish())
+        Self(Parts::new(None, &DIGEST).part(body).finish())
     }
 
     /// Reads a digest that a store kept.

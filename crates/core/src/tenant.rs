@@ -2,8 +2,10 @@ use std::fmt;
 
 use crate::{
     Secret,
-    hash::{Parts, short_hex},
+    hash::{Parts, Purpose, short_hex},
 };
+
+static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed tenant");
 
 /// Who a request counts for where limits are per tenant: sixteen opaque bytes, a hash of whatever names him.
 ///
@@ -22,7 +24,7 @@ impl Tenant {
     /// Hashes parts, each preceded by its length; keyed by `secret`, see [`Secret`].
     pub fn derive<'a>(secret: Option<&Secret>, parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let key = secret.map(|secret| &secret.id);
-        let mut hash = Parts::new(key, "idempotency 2026-11 unkeyed tenant");
+        let mut hash = Parts::new(key, &UNKEYED);
         // Never the hash of a request.
         let hash = hash.part(b"tenant").parts(parts).finish();
         let mut bytes = [0; 16];

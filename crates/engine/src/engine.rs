@@ -4,6 +4,7 @@ use std::{
     mem,
 };
 
+use foldhash::quality::RandomState;
 use idempotency_core::{Claim, RequestId, StoreCommand, StoreError, StoreReply};
 use time::OffsetDateTime;
 
@@ -25,7 +26,7 @@ const LANES_A_TICK: usize = 256;
 pub struct Engine {
     config: Config,
     /// Only ids that something is going on for.
-    lanes: HashMap<RequestId, Lane>,
+    lanes: HashMap<RequestId, Lane, RandomState>,
     deadlines: BTreeSet<(Moment, RequestId)>,
     pruning: Pruning,
     drain: Option<Drain>,
@@ -114,7 +115,7 @@ impl Engine {
         let pruning = Pruning::new(&config, now.into(), entropy);
         Self {
             config,
-            lanes: HashMap::new(),
+            lanes: HashMap::default(),
             deadlines: BTreeSet::new(),
             pruning,
             drain: None,
@@ -217,6 +218,11 @@ impl Engine {
     /// The claims whose permit lives in this process, in no order.
     pub fn live(&self) -> impl Iterator<Item = &Claim> {
         self.lanes.values().filter_map(Lane::live)
+    }
+
+    /// Whether the permit of this id's claim lives in this process.
+    pub fn is_live(&self, id: &RequestId) -> bool {
+        self.lanes.get(id).is_some_and(Lane::is_live)
     }
 
     /// Whether a shutdown has begun.

@@ -7,7 +7,8 @@ use crate::{Caller, OnConcurrent, OnOrphan, Track, ghost::Ghost, moment::Moment}
 /// What waits in a lane, or is in flight. One store call each, repeated if need be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Job {
-    Claim(Claiming),
+    /// In a box: jobs are moved often, and this is the largest.
+    Claim(Box<Claiming>),
     Renew,
     /// The store does not know a claim that is live here: claim again as the same owner.
     Reclaim,
@@ -51,8 +52,8 @@ pub(crate) struct Claiming {
 }
 
 impl Claiming {
-    pub(crate) fn new(caller: Caller, track: Track, give_up: Moment, now: Moment) -> Self {
-        Self {
+    pub(crate) fn new(caller: Caller, track: Track, give_up: Moment, now: Moment) -> Box<Self> {
+        Box::new(Self {
             caller: Some(caller),
             gone: false,
             meta: track.claim.meta.clone(),
@@ -71,7 +72,7 @@ impl Claiming {
             uncertain: false,
             only_look: false,
             races: 0,
-        }
+        })
     }
 
     /// As if it came now.

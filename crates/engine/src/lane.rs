@@ -379,7 +379,11 @@ impl Lane {
         let ghost = self.ghosts.iter().map(|ghost| ghost.due).min();
         let look = if self.flight.is_none() && self.queue.is_empty() { self.looks_at() } else { None };
         let waiter = self.waiters.first_until();
-        [retry, settling, patience, in_flight, claim, ghost, look, waiter].into_iter().flatten().min()
+        let soonest = |one: Option<Moment>, other: Option<Moment>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        [settling, patience, in_flight, claim, ghost, look, waiter].into_iter().fold(retry, soonest)
     }
 
     pub(crate) fn counted(&self) -> Counted {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use idempotency_core::{
     Body, Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, SecretCheck, Setup, State,
     StoreCommand, StoreError, StoreErrorKind, StoreReply, StoredResponse, Update, Updated, Write,
@@ -25,7 +26,7 @@ type ExpiryKey = (i128, RequestId);
 /// The records, an index by expiry, and the bytes in use.
 #[derive(Debug)]
 pub(crate) struct Records {
-    map: HashMap<RequestId, Record>,
+    map: HashMap<RequestId, Record, RandomState>,
     by_expiry: BTreeSet<ExpiryKey>,
     used: usize,
     config: MemoryConfig,
@@ -36,7 +37,7 @@ pub(crate) struct Records {
 impl Records {
     pub(crate) fn new(config: MemoryConfig) -> Self {
         Self {
-            map: HashMap::new(),
+            map: HashMap::default(),
             by_expiry: BTreeSet::new(),
             used: 0,
             config,

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Error, ErrorKind, OnOrphan, Placement, ReadThrough, TrackerHandle,
+    cache::ReadCache,
     estate::Estate,
     host::{Host, backends},
     inbox::Inbox,
@@ -126,6 +127,8 @@ struct Settings {
     config: Config,
     prune_every: Duration,
     max_queued: usize,
+    cache_bytes: usize,
+    cache_ttl: Duration,
     on_happened: OnHappened,
     seed: Option<u64>,
     clock: Arc<dyn Clock>,
@@ -146,6 +149,8 @@ impl<S: Store> Builder<S> {
             on_happened: OnHappened::default(),
             seed: None,
             max_queued: 16_384,
+            cache_bytes: 16 << 20,
+            cache_ttl: Duration::from_secs(5),
             clock: Arc::new(SystemClock::new()),
             secret: None,
             placement: Placement::default(),
@@ -273,6 +278,31 @@ impl<S: Store> Builder<S> {
         self
     }
 
+    /// How many bytes of completed records handles may keep to answer replays at once, on the caller's thread: 16 MiB. With 0
+    /// every replay asks the store.
+    ///
+    /// ```
+    /// use idempotency_store_memory::MemoryStore;
+    /// use idempotency_tracker::Tracker;
+    /// use std::time::Duration;
+    ///
+    /// let builder = Tracker::builder(MemoryStore::new()).read_cache(64 << 20).cache_ttl(Duration::from_secs(1));
+    /// # let _ = builder;
+    /// ```
+    ///
+    /// Only what the store has is kept, and only of ids that were asked for again; what is most wanted stays.
+    pub fn read_cache(mut self, max_bytes: usize) -> Self {
+        self.settings.cache_bytes = max_bytes;
+        self
+    }
+
+    /// How long after the store was asked a completed record may be served from there: 5 s. What another node forgets is
+    /// replayed here for so long; what is forgotten through this tracker is not replayed any more.
+    pub fn cache_ttl(mut self, cache_ttl: Duration) -> Self {
+        self.settings.cache_ttl = cache_ttl;
+        self
+    }
+
     /// How many callers may wait for the answer to a `Track` at once: 16,384. Past it they are refused at once.
     pub fn max_queued(mut self, max_queued: usize) -> Self {
         self.settings.max_queued = max_queued;
@@ -314,20 +344,23 @@ impl<S: Store> Builder<S> {
         let (inbox, receiver) = Inbox::new(self.settings.max_queued);
         let (started, on_started) = oneshot::channel();
         let (capabilities, defaults) = (self.store.capabilities(), self.defaults());
+        let Settings { cache_bytes, cache_ttl, .. } = self.settings;
+        let cache = ReadCache::new(cache_bytes, cache_ttl, self.settings.clock.clone(), defaults.clone());
         let secret_check = self.settings.secret.as_ref().map_or_else(SecretCheck::unkeyed, Secret::check);
         let Settings { mut config, clock, secret, placement, on_happened, seed, .. } = self.settings;
         config.prune_every = (!capabilities.native_expiry).then_some(self.settings.prune_every);
         let store_limit = config.store_limit;
         let parts = {
-            let (clock, inbox) = (clock.clone(), inbox.clone());
+            let (clock, inbox, cache) = (clock.clone(), inbox.clone(), cache.clone());
             move |start_backend, runtime, addr| {
-                let parts = Parts { config, defaults, clock, runtime, secret_check, on_happened, seed };
+                let parts =
+                    Parts { config, defaults, clock, runtime, secret_check, on_happened, seed, cache };
                 (parts, Estate::new(inbox, receiver, start_backend, started, addr))
             }
         };
         let host = Host::start(placement, backends(self.store, store_limit), parts).await?;
         // Made now, so that dropping this future abandons the tracker.
-        let tracker = TrackerHandle::new(inbox, host, clock, secret);
+        let tracker = TrackerHandle::new(inbox, host, clock, secret, cache);
         match on_started.await {
             Ok(Ok(())) => Ok(tracker),
             Ok(Err(error)) => {

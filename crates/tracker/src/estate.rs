@@ -9,6 +9,7 @@ use std::{
 };
 
 use actix::Addr;
+use foldhash::quality::RandomState;
 use idempotency_core::{Change, Claim, Owner, RequestId, Tenant};
 use idempotency_engine::{Adopted, Event, Granted};
 use time::OffsetDateTime;
@@ -35,11 +36,11 @@ pub(crate) struct Estate {
     pub(crate) receiver: mpsc::UnboundedReceiver<Input>,
     /// Taken from there, or from the mailbox, and not dealt with yet.
     pub(crate) taken: VecDeque<Input>,
-    pub(crate) live: HashMap<Owner, Live>,
+    pub(crate) live: HashMap<Owner, Live, RandomState>,
     /// How holders ended their claims, as long as it is not stored; also of those whose claim is not live any more.
-    pub(crate) unsettled: HashMap<Owner, (RequestId, Change)>,
+    pub(crate) unsettled: HashMap<Owner, (RequestId, Change), RandomState>,
     /// Claims that were sent, and not answered for good yet.
-    pub(crate) sent: HashMap<RequestId, Claim>,
+    pub(crate) sent: HashMap<RequestId, Claim, RandomState>,
     /// What starts the backend actor: another one after a swap.
     pub(crate) backend: StartBackend,
     /// Who hears whether the store could be set up.
@@ -93,9 +94,9 @@ impl Estate {
             inbox,
             receiver,
             taken: VecDeque::new(),
-            live: HashMap::new(),
-            unsettled: HashMap::new(),
-            sent: HashMap::new(),
+            live: HashMap::default(),
+            unsettled: HashMap::default(),
+            sent: HashMap::default(),
             backend,
             started: Some(started),
             shutdown: None,

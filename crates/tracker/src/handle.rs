@@ -1,6 +1,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,6 +20,7 @@ use crate::{
     Error, Forgotten, Permit, RequestTracker, ShutdownReport, StatusReport, StoreBatch, SwapPolicy,
     SwapReport, Track, Tracked,
     ask::TrackerMessage,
+    cache::ReadCache,
     host::Host,
     inbox::{Inbox, Input, Reply},
     meters,
@@ -56,14 +58,24 @@ struct Shared {
     host: Host,
     clock: Arc<dyn Clock>,
     secret: Option<Secret>,
+    cache: ReadCache,
 }
 
 impl TrackerHandle {
-    pub(crate) fn new(inbox: Inbox, host: Host, clock: Arc<dyn Clock>, secret: Option<Secret>) -> Self {
-        Self(Arc::new(Shared { inbox, host, clock, secret }))
+    pub(crate) fn new(
+        inbox: Inbox,
+        host: Host,
+        clock: Arc<dyn Clock>,
+        secret: Option<Secret>,
+        cache: ReadCache,
+    ) -> Self {
+        Self(Arc::new(Shared { inbox, host, clock, secret, cache }))
     }
 
     /// Asks, before the work, whether to do it. Sent at this call.
+    ///
+    /// A replay that this node has read lately is answered at once, on the caller's thread, see
+    /// [`read_cache`](crate::Builder::read_cache).
     ///
     /// Cancel safe: if the future is dropped before it gave its answer, nothing was done, and the claim, should it
     /// have been made, is released or goes to the next caller.
@@ -75,20 +87,23 @@ impl TrackerHandle {
         let mut track = track.into();
         let span = tracing::debug_span!("track", id = %track.id, outcome = field::Empty);
         track.span = span.clone();
+        if let Some(replay) = self.0.cache.get(&track) {
+            return Tracking { state: TrackingState::Ready(Ok(replay)), span };
+        }
         let inbox = self.0.inbox.clone();
         let state = match inbox.admit() {
             Err(refused) => {
                 meters::refused_at_the_door();
-                TrackingState::Refused(refused)
+                TrackingState::Ready(Err(refused))
             }
             Ok(slot) => {
                 let (reply, answer) = oneshot::channel();
                 let (id, caller) = (track.id, inbox.next_caller());
                 inbox.push(Input::Track { caller, track, reply: Some(reply), slot: Some(slot) });
-                TrackingState::Waiting { answer, id, caller }
+                TrackingState::Waiting { answer, id, caller, inbox }
             }
         };
-        Tracking { state, inbox, span }
+        Tracking { state, span }
     }
 
     /// The record of an id, for an operator. It claims nothing. Cancel safe.
@@ -290,14 +305,13 @@ impl fmt::Debug for TrackerHandle {
 #[must_use = "dropped before it gives its answer, the claim is released"]
 pub struct Tracking {
     state: TrackingState,
-    inbox: Inbox,
     span: Span,
 }
 
 #[derive(Debug)]
 enum TrackingState {
-    Refused(Error),
-    Waiting { answer: oneshot::Receiver<Result<Tracked, Error>>, id: RequestId, caller: Caller },
+    Ready(Result<Tracked, Error>),
+    Waiting { answer: oneshot::Receiver<Result<Tracked, Error>>, id: RequestId, caller: Caller, inbox: Inbox },
     Answered,
 }
 
@@ -306,15 +320,19 @@ impl Future for Tracking {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let tracked = match &mut self.state {
-            TrackingState::Refused(refused) => Err(refused.clone()),
-            TrackingState::Waiting { answer, .. } => match Pin::new(answer).poll(cx) {
+            TrackingState::Ready(_) | TrackingState::Answered => {
+                match mem::replace(&mut self.state, TrackingState::Answered) {
+                    TrackingState::Ready(tracked) => tracked,
+                    // As a future that was polled after its end may.
+                    _ => Err(Error::invalid("the answer was taken already")),
+                }
+            }
+            TrackingState::Waiting { answer, inbox, .. } => match Pin::new(answer).poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(Ok(Tracked::Init(permit)))) => Ok(Tracked::Init(Permit::delivered(permit))),
                 Poll::Ready(Ok(answer)) => answer,
-                Poll::Ready(Err(_)) => Err(self.inbox.closed()),
+                Poll::Ready(Err(_)) => Err(inbox.closed()),
             },
-            // As a future that was polled after its end may.
-            TrackingState::Answered => Err(Error::invalid("the answer was taken already")),
         };
         self.state = TrackingState::Answered;
         let outcome = tracked.as_ref().map_or_else(Error::outcome, Tracked::outcome);
@@ -329,8 +347,9 @@ impl Future for Tracking {
 
 impl Drop for Tracking {
     fn drop(&mut self) {
-        if let TrackingState::Waiting { id, caller, .. } = self.state {
-            self.inbox.push(Input::Gone { id, caller });
+        if let TrackingState::Waiting { id, caller, inbox, .. } = &self.state {
+            let (id, caller) = (*id, *caller);
+            inbox.push(Input::Gone { id, caller });
         }
     }
 }

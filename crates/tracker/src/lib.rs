@@ -54,6 +54,7 @@ mod request_tracker;
 
 mod actor_store;
 mod backend;
+mod cache;
 mod gate;
 mod hints;
 mod meters;

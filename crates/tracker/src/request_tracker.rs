@@ -13,9 +13,10 @@ use std::{
 };
 
 use actix::{Actor, AsyncContext, Context};
+use foldhash::quality::RandomState;
 use idempotency_core::{
-    Change, Clock, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreError, StoreReply,
-    Tenant,
+    Change, Clock, Fingerprint, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreError,
+    StoreReply, Tenant,
 };
 use idempotency_engine::{self as engine, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -29,6 +30,7 @@ use crate::{
     Error, Forgotten, Resolver, Settled, StatusReport, Tracked,
     backend::{Backend, FirstSetup},
     builder::OnHappened,
+    cache::ReadCache,
     estate::SharedEstate,
     hints::Hints,
     inbox::{Inbox, Input, Reply, Slot},
@@ -62,7 +64,7 @@ pub struct RequestTracker {
     /// What it has from the one before it, and has not looked at yet.
     inherited: Option<Vec<Event>>,
     commands: Vec<Command>,
-    callers: HashMap<Caller, Waiting>,
+    callers: HashMap<Caller, Waiting, RandomState>,
     asking: Asking,
     random: StdRng,
     backend: Backend,
@@ -94,6 +96,7 @@ enum Waiting {
 /// What is needed of a `Track` to make its permit.
 struct Tracking {
     id: RequestId,
+    fingerprint: Fingerprint,
     tenant: Option<Tenant>,
     resolver: Option<Resolver>,
     slot: Option<Slot>,
@@ -111,12 +114,15 @@ pub(crate) struct Parts {
     pub(crate) on_happened: OnHappened,
     /// For simulations: owners and jitter come from it.
     pub(crate) seed: Option<u64>,
+    pub(crate) cache: ReadCache,
 }
 
 impl RequestTracker {
     /// On the thread that it is to live on.
     pub(crate) fn new(parts: Parts, estate: SharedEstate, stopped: oneshot::Sender<()>) -> Self {
         let now = parts.clock.now();
+        // The one before this may have died with the answer to a `Forget`.
+        parts.cache.clear();
         let (inbox, number) = (estate.borrow().inbox.clone(), estate.borrow().replaced);
         let mut random = match parts.seed {
             Some(seed) => StdRng::seed_from_u64(seed.wrapping_add(number)),
@@ -139,7 +145,7 @@ impl RequestTracker {
             engine,
             inherited: Some(events),
             commands: Vec::new(),
-            callers: HashMap::new(),
+            callers: HashMap::default(),
             asking: Asking::default(),
             random,
             backend,
@@ -176,7 +182,8 @@ impl RequestTracker {
                 match track.resolve(&self.parts.defaults, Owner::from_u128(random_u128(&mut self.random))) {
                     Ok((track, resolver)) => {
                         self.asking.begin(id, caller, span);
-                        let tracking = Tracking { id, tenant: track.tenant, resolver, slot };
+                        let (fingerprint, tenant) = (track.claim.fingerprint, track.tenant);
+                        let tracking = Tracking { id, fingerprint, tenant, resolver, slot };
                         self.callers.insert(caller, Waiting::Track { track: tracking, reply });
                         self.decide(now, Event::Track { caller, track });
                     }

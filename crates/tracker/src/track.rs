@@ -134,13 +134,13 @@ impl Track {
         defaults: &Defaults,
         owner: Owner,
     ) -> Result<(engine::Track, Option<Resolver>), Error> {
+        self.check(defaults)?;
         let mut claim = Claim::new(self.id, owner, self.fingerprint);
         claim.lease = self.lease.unwrap_or(defaults.lease);
         claim.retention = self.retention.unwrap_or(defaults.retention);
         claim.meta = self.meta;
         claim.takes_over = self.takes_over;
         let work_limit = self.work_limit.unwrap_or(defaults.work_limit);
-        defaults.check(claim.lease, claim.retention, work_limit)?;
         let (on_orphan, resolver) = self.on_orphan.unwrap_or_else(|| defaults.on_orphan.clone()).split();
         let on_concurrent = match (self.on_concurrent.unwrap_or(defaults.on_concurrent), self.patience) {
             (OnConcurrent::Wait { at_most }, Some(patience)) => {
@@ -152,6 +152,22 @@ impl Track {
         let by_operator = self.takes_over.is_some();
         let track = engine::Track { claim, work_limit, on_orphan, on_concurrent, tenant, by_operator };
         Ok((track, resolver))
+    }
+}
+
+impl Track {
+    /// Whether its times make sense together.
+    pub(crate) fn check(&self, defaults: &Defaults) -> Result<(), Error> {
+        defaults.check(
+            self.lease.unwrap_or(defaults.lease),
+            self.retention.unwrap_or(defaults.retention),
+            self.work_limit.unwrap_or(defaults.work_limit),
+        )
+    }
+
+    /// Whether an operator asks, who is about to take over.
+    pub(crate) fn is_of_operator(&self) -> bool {
+        self.takes_over.is_some()
     }
 }
 

@@ -5,6 +5,7 @@ mod support;
 mod actor_store;
 mod admission;
 mod backend;
+mod cache;
 mod dying_callers;
 mod lease;
 mod lifecycle;

@@ -19,7 +19,7 @@ use crate::{
 const RACES: u8 = 3;
 
 impl Lane {
-    pub(super) fn start_claiming(&mut self, mut claiming: Claiming, cx: &mut Context<'_>) {
+    pub(super) fn start_claiming(&mut self, mut claiming: Box<Claiming>, cx: &mut Context<'_>) {
         cx.dismiss(&mut claiming);
         if cx.draining {
             cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
@@ -63,7 +63,7 @@ impl Lane {
 
     pub(super) fn claim_replied(
         &mut self,
-        mut claiming: Claiming,
+        mut claiming: Box<Claiming>,
         sent_at: Moment,
         reply: Result<StoreReply, StoreError>,
         cx: &mut Context<'_>,
@@ -85,7 +85,7 @@ impl Lane {
         }
     }
 
-    fn claimed(&mut self, mut claiming: Claiming, sent_at: Moment, cx: &mut Context<'_>) {
+    fn claimed(&mut self, mut claiming: Box<Claiming>, sent_at: Moment, cx: &mut Context<'_>) {
         if claiming.caller.is_none() || cx.draining {
             cx.tracked(claiming.caller.take(), Err(Refused::ShuttingDown));
             self.unwanted(claiming.claim, claiming.by_operator, claiming.uncertain, cx);
@@ -117,7 +117,7 @@ impl Lane {
         }
     }
 
-    fn exists(&mut self, mut claiming: Claiming, record: Record, cx: &mut Context<'_>) {
+    fn exists(&mut self, mut claiming: Box<Claiming>, record: Record, cx: &mut Context<'_>) {
         let raced_out = claiming.races >= RACES;
         let ghost = self.ghosts.iter().position(|ghost| ghost.owner == record.owner);
         if let (Some(index), false) = (ghost, raced_out) {
@@ -164,7 +164,7 @@ impl Lane {
         self.not_claimed(claiming, answer, cx);
     }
 
-    fn claim_failed(&mut self, mut claiming: Claiming, error: StoreError, cx: &mut Context<'_>) {
+    fn claim_failed(&mut self, mut claiming: Box<Claiming>, error: StoreError, cx: &mut Context<'_>) {
         claiming.uncertain |= !claiming.only_look && !error.was_not_applied();
         let again = cx.moment.after(cx.config.backoff(claiming.attempts));
         let may_try = cx.down.is_none() && error.is_retryable() && again < claiming.give_up;
@@ -178,7 +178,7 @@ impl Lane {
             StoreErrorKind::Full => Refused::Overloaded,
             _ => cx.unavailable(Some(error)),
         };
-        let Claiming { caller, claim, by_operator, uncertain, .. } = claiming;
+        let Claiming { caller, claim, by_operator, uncertain, .. } = *claiming;
         cx.tracked(caller, Err(refused));
         if uncertain {
             self.unwanted(claim, by_operator, true, cx);
@@ -186,7 +186,7 @@ impl Lane {
     }
 
     /// Waits for that, or hears it.
-    fn somebody_works(&mut self, claiming: Claiming, processing: Tracked, cx: &mut Context<'_>) {
+    fn somebody_works(&mut self, claiming: Box<Claiming>, processing: Tracked, cx: &mut Context<'_>) {
         if claiming.uncertain {
             self.not_claimed(claiming, Ok(processing), cx);
         } else if claiming.caller.is_some() {
@@ -195,7 +195,12 @@ impl Lane {
     }
 
     /// The `Track` has its answer, which is not a claim. But a copy of its insert may still land.
-    fn not_claimed(&mut self, claiming: Claiming, answer: Result<Tracked, Refused>, cx: &mut Context<'_>) {
+    fn not_claimed(
+        &mut self,
+        claiming: Box<Claiming>,
+        answer: Result<Tracked, Refused>,
+        cx: &mut Context<'_>,
+    ) {
         cx.tracked(claiming.caller, answer);
         if claiming.uncertain {
             self.queue.push_front(Job::LayToRest(Ghost::of(

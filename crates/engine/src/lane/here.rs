@@ -67,7 +67,11 @@ impl Lane {
 
     /// Answers from what is known here, or lets the caller wait for what others make of it. Returns it if the store must be
     /// asked.
-    pub(super) fn answer_from_here(&mut self, claiming: Claiming, cx: &mut Context<'_>) -> Option<Claiming> {
+    pub(super) fn answer_from_here(
+        &mut self,
+        claiming: Box<Claiming>,
+        cx: &mut Context<'_>,
+    ) -> Option<Box<Claiming>> {
         match self.here(&claiming.claim, cx) {
             Here::Answer(answer) => cx.tracked(claiming.caller, Ok(answer)),
             Here::Running(processing) => self.wait_or_hear(claiming, processing, cx),

@@ -16,7 +16,7 @@ use crate::{
 /// Those who wait, the least patient first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Waiters {
-    waiting: VecDeque<Claiming>,
+    waiting: VecDeque<Box<Claiming>>,
     /// What was read last of the record that they wait for, if it is not this node's.
     seen: Option<Seen>,
     /// When it is read next.
@@ -56,7 +56,7 @@ impl Waiters {
         self.waiting.front().and_then(|waiter| waiter.wait_until)
     }
 
-    fn add(&mut self, claiming: Claiming) {
+    fn add(&mut self, claiming: Box<Claiming>) {
         let at = self.waiting.partition_point(|waiter| waiter.wait_until <= claiming.wait_until);
         self.waiting.insert(at, claiming);
     }
@@ -68,7 +68,7 @@ impl Waiters {
     }
 
     /// All of them; nothing is known any more.
-    pub(super) fn take(&mut self) -> VecDeque<Claiming> {
+    pub(super) fn take(&mut self) -> VecDeque<Box<Claiming>> {
         std::mem::take(self).waiting
     }
 
@@ -82,7 +82,12 @@ impl Waiters {
 
 impl Lane {
     /// Waits if its caller wants to and there is room, else hears that somebody is at work.
-    pub(super) fn wait_or_hear(&mut self, claiming: Claiming, processing: Tracked, cx: &mut Context<'_>) {
+    pub(super) fn wait_or_hear(
+        &mut self,
+        claiming: Box<Claiming>,
+        processing: Tracked,
+        cx: &mut Context<'_>,
+    ) {
         let here = self.waiters.len();
         let has_room =
             here < cx.config.max_waiters_per_key && cx.elsewhere.waiting + here < cx.config.max_waiters;
@@ -95,7 +100,7 @@ impl Lane {
     }
 
     /// A resolver works on behalf of this caller, who hears what it leads to, whatever room there is.
-    pub(super) fn wait_for_resolver(&mut self, mut claiming: Claiming, cx: &Context<'_>) {
+    pub(super) fn wait_for_resolver(&mut self, mut claiming: Box<Claiming>, cx: &Context<'_>) {
         let settled = cx.config.resolve_limit + cx.config.track_patience();
         claiming.wait_until = Some(cx.moment.after(settled));
         self.waiters.add(claiming);
@@ -127,7 +132,7 @@ impl Lane {
     }
 
     /// As if it came now, and takes over from this owner if there is one.
-    fn try_again(&mut self, mut waiter: Claiming, from: Option<&Record>, cx: &Context<'_>) {
+    fn try_again(&mut self, mut waiter: Box<Claiming>, from: Option<&Record>, cx: &Context<'_>) {
         waiter.begin_anew(cx.moment.after(cx.config.track_patience()), cx.moment);
         if let Some(orphan) = from {
             waiter.claim.takes_over = Some(orphan.owner);

@@ -20,6 +20,12 @@ impl RequestTracker {
         match (waiting, answered) {
             (Waiting::Track { track, reply }, Answer::Tracked(tracked)) => {
                 let tracked = tracked.map(|tracked| self.tracked(now, &track, tracked)).map_err(Error::from);
+                if let Ok(tracked) = &tracked
+                    && !self.engine.is_live(&track.id)
+                {
+                    // A result that the store has; of one that is put off nobody knows yet whether it will.
+                    self.parts.cache.put(track.id, track.fingerprint, tracked, now);
+                }
                 self.meters.request(tracked.as_ref().map_or_else(Error::outcome, Tracked::outcome));
                 match &tracked {
                     Ok(tracked) => tracing::debug!(id = %track.id, outcome = tracked.outcome(), "tracked"),
@@ -31,6 +37,8 @@ impl RequestTracker {
             (Waiting::Lookup(reply), Answer::Found(found)) => answer(reply, found.map_err(Error::from)),
             (Waiting::Scan(reply), Answer::Page(page)) => answer(reply, page.map_err(Error::from)),
             (Waiting::Forget(reply), Answer::Forgotten(forgotten)) => {
+                // Also where it failed: it may have happened.
+                self.parts.cache.clear();
                 answer(reply, forgotten.map_err(Error::from));
             }
             (Waiting::Prune(reply), Answer::Pruned(deleted)) => answer(reply, deleted.map_err(Error::from)),

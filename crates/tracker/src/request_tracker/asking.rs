@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
+use foldhash::quality::RandomState;
 use idempotency_core::{Inserted, RequestId, Restored, StoreCommand, StoreError, StoreReply, Updated};
 use idempotency_engine::Caller;
 use tracing::{Span, field};
 
 /// Of each id the one who asked last. Empty where nobody records spans.
 #[derive(Default)]
-pub(super) struct Asking(HashMap<RequestId, (Caller, Span)>);
+pub(super) struct Asking(HashMap<RequestId, (Caller, Span), RandomState>);
 
 impl Asking {
     pub(super) fn begin(&mut self, id: RequestId, caller: Caller, span: Span) {

@@ -34,6 +34,7 @@ impl RequestTracker {
     pub(super) fn go_on_shutting_down(&mut self, now: OffsetDateTime) {
         let until = self.estate.borrow().shutdown.as_ref().map(|shutdown| shutdown.until);
         if let Some(until) = until {
+            self.parts.cache.close();
             let caller = self.wait(Waiting::Shutdown);
             self.decide(now, Event::Shutdown { caller, until });
         }

@@ -76,6 +76,7 @@ impl RequestTracker {
             }
             Step::Flip { start, new, capabilities, reply } => {
                 self.estate.borrow_mut().backend = start.clone();
+                self.parts.cache.clear();
                 answer(reply, self.backend.flip(start, new, capabilities));
                 self.swapping = None;
             }

@@ -1,0 +1,175 @@
+//! What handles answer by themselves, and when they must not.
+
+use std::time::Duration;
+
+use idempotency_core::{Change, Record, Store, Update};
+use idempotency_store_memory::MemoryStore;
+use idempotency_tracker::{Forgotten, Settled, SwapPolicy, Track, Tracked, TrackerHandle};
+use time::OffsetDateTime;
+use tokio::time::sleep;
+
+use crate::support::*;
+
+const DONE: &str = "cached b\"done\"";
+
+/// A tracker whose store has this record, and whose handles have it after the first replay.
+async fn replaying(store: &FaultyStore) -> TrackerHandle {
+    let tracker = spawn(store.clone()).await;
+    init(&tracker, id(1)).await.complete("done").await.unwrap();
+    assert_eq!(outcome(&tracker, id(1)).await, DONE);
+    tracker
+}
+
+async fn refusal(tracker: &TrackerHandle, track: impl Into<Track>) -> &'static str {
+    tracker.track(track).await.expect_err("it is refused").outcome()
+}
+
+#[test]
+fn a_replay_that_was_read_lately_asks_nobody() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = replaying(&store).await;
+        let asked = store.calls("insert");
+        for _ in 0..100 {
+            assert_eq!(outcome(&tracker, id(1)).await, DONE);
+        }
+        assert_eq!(store.calls("insert"), asked);
+        // Also while the store is away, for as long as it may be served.
+        store.down(Fault::Hang);
+        sleep(Duration::from_millis(4_900)).await;
+        assert_eq!(outcome(&tracker, id(1)).await, DONE);
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(refusal(&tracker, (id(1), payload())).await, "unavailable");
+        store.well();
+        assert_eq!(outcome(&tracker, id(1)).await, DONE);
+        assert!(store.calls("insert") > asked);
+    });
+}
+
+#[test]
+fn another_payload_is_told_apart_and_a_track_that_makes_no_sense_is_refused() {
+    virtual_time(async {
+        let tracker = replaying(&FaultyStore::new()).await;
+        assert!(matches!(tracker.track((id(1), other_payload())).await, Ok(Tracked::Mismatch { .. })));
+        let wrong = Track::new(id(1), payload()).lease(Duration::from_millis(1));
+        assert_eq!(refusal(&tracker, wrong).await, "invalid");
+    });
+}
+
+#[test]
+fn what_was_forgotten_here_is_not_replayed() {
+    virtual_time(async {
+        let tracker = replaying(&FaultyStore::new()).await;
+        let Some(Record { owner, .. }) = tracker.lookup(id(1)).await.unwrap() else { panic!("it is there") };
+        assert_eq!(tracker.forget(id(1), owner, "a test").await.unwrap(), Forgotten::Forgotten);
+        init(&tracker, id(1)).await.complete("again").await.unwrap();
+        assert_eq!(outcome(&tracker, id(1)).await, "cached b\"again\"");
+    });
+}
+
+/// Its answer was lost: whether it happened nobody knows.
+#[test]
+fn what_may_have_been_forgotten_is_asked_for() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = replaying(&store).await;
+        let Some(Record { owner, .. }) = tracker.lookup(id(1)).await.unwrap() else { panic!("it is there") };
+        store.always("forget", Fault::FailAfter);
+        tracker.forget(id(1), owner, "a test").await.unwrap_err();
+        drop(init(&tracker, id(1)).await);
+    });
+}
+
+#[test]
+fn a_swap_that_leaves_records_behind_leaves_none_here() {
+    virtual_time(async {
+        let tracker = replaying(&FaultyStore::new()).await;
+        tracker.swap(MemoryStore::new(), SwapPolicy::forget_settled("a test")).await.unwrap();
+        drop(init(&tracker, id(1)).await);
+    });
+}
+
+#[test]
+fn what_has_expired_is_not_served() {
+    virtual_time(async {
+        let tracker = spawn(FaultyStore::new()).await;
+        let track = || Track::new(id(1), payload()).retention(Duration::from_secs(2));
+        let Ok(Tracked::Init(permit)) = tracker.track(track()).await else { panic!("a new id") };
+        permit.complete("done").await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(word_of(tracker.track(track()).await), DONE);
+        }
+        sleep(Duration::from_millis(2_001)).await;
+        drop(init(&tracker, id(1)).await);
+    });
+}
+
+#[test]
+fn a_tracker_that_shuts_down_serves_nobody() {
+    virtual_time(async {
+        let tracker = replaying(&FaultyStore::new()).await;
+        tracker.shutdown(Duration::ZERO).await.unwrap();
+        assert_eq!(refusal(&tracker, (id(1), payload())).await, "shutting_down");
+    });
+}
+
+/// It may turn out that somebody else has the record.
+#[test]
+fn a_result_that_the_store_does_not_have_is_answered_and_not_kept() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = spawn(store.clone()).await;
+        let permit = init(&tracker, id(1)).await;
+        let owner = permit.owner();
+        store.down(Fault::FailBefore);
+        let settling = permit.complete("done");
+        sleep(Duration::from_millis(100)).await;
+        for _ in 0..2 {
+            assert_eq!(outcome(&tracker, id(1)).await, DONE);
+        }
+        let released = Update::new(id(1), owner, Change::Release);
+        Store::update(&*store.inner, &released, OffsetDateTime::UNIX_EPOCH).await.unwrap();
+        store.well();
+        assert_eq!(settling.await.unwrap(), Settled::Gone);
+        drop(init(&tracker, id(1)).await);
+    });
+}
+
+#[test]
+fn without_room_or_time_every_replay_asks_the_store() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        for builder in
+            [builder(store.clone()).read_cache(0), builder(store.clone()).cache_ttl(Duration::ZERO)]
+        {
+            let tracker = builder.spawn().await.unwrap();
+            if let Ok(Tracked::Init(permit)) = tracker.track((id(1), payload())).await {
+                permit.complete("done").await.unwrap();
+            }
+            for _ in 0..3 {
+                let asked = store.calls("insert");
+                assert_eq!(outcome(&tracker, id(1)).await, DONE);
+                assert_eq!(store.calls("insert"), asked + 1);
+            }
+        }
+    });
+}
+
+/// What is wanted least makes room.
+#[test]
+fn no_more_is_kept_than_there_is_room_for() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let tracker = builder(store.clone()).read_cache(64 << 10).spawn().await.unwrap();
+        for number in 0..200 {
+            init(&tracker, id(number)).await.complete(vec![b'x'; 1000]).await.unwrap();
+            tracker.track((id(number), payload())).await.unwrap();
+        }
+        let asked = store.calls("insert");
+        for number in (0..200).rev() {
+            tracker.track((id(number), payload())).await.unwrap();
+        }
+        let found = 200 - (store.calls("insert") - asked);
+        assert!((20..=50).contains(&found), "{found} of 200");
+    });
+}
