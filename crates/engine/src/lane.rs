@@ -129,21 +129,21 @@ impl Lane {
     pub(crate) fn adopt(&mut self, adopted: Adopted, cx: &mut Context<'_>) {
         let ending = adopted.ending.clone();
         self.tenant = adopted.tenant;
-        let live = LiveClaim::adopted(adopted, cx.moment);
+        let mut live = LiveClaim::adopted(adopted, cx.moment);
         let owner = live.claim.owner;
+        if ending.is_none() && live.renew_at.take().is_some() {
+            self.queue.push_back(Job::Renew);
+        }
         self.claim = Some(live);
-        match ending {
-            None => self.queue.push_back(Job::Renew),
-            Some(change) => {
-                // It may have been sent, and more than once.
-                self.deferred += size_of_body(&change);
-                self.settle(owner, change, None, cx);
-                if let Some(Job::Settle(settling)) = self.queue.front_mut() {
-                    settling.attempts = 1;
-                }
-                if let Some(live) = &mut self.claim {
-                    live.ending = Ending::Failing;
-                }
+        if let Some(change) = ending {
+            // It may have been sent, and more than once.
+            self.deferred += size_of_body(&change);
+            self.settle(owner, change, None, cx);
+            if let Some(Job::Settle(settling)) = self.queue.front_mut() {
+                settling.attempts = 1;
+            }
+            if let Some(live) = &mut self.claim {
+                live.ending = Ending::Failing;
             }
         }
     }

@@ -2,6 +2,8 @@
 
 mod desk;
 mod ending;
+mod meeting;
+mod waiting;
 
 use std::time::Duration;
 

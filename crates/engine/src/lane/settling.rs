@@ -90,7 +90,7 @@ impl Lane {
         let record = Record::new(owner, fingerprint, live.since.into(), expires_at, meta, state);
         for job in std::mem::take(&mut self.queue) {
             match job {
-                Job::Claim(claiming) if !claiming.uncertain && !claiming.gone => {
+                Job::Claim(claiming) if !claiming.uncertain => {
                     match verdict(&record, &claiming.claim, claiming.on_orphan, cx.now) {
                         Verdict::Answer(answer) => cx.tracked(claiming.caller, Ok(answer)),
                         Verdict::TakeOver => self.queue.push_back(Job::Claim(claiming)),

@@ -185,7 +185,6 @@ impl Lane {
                 Job::Claim(claiming)
                     if claiming.wait_until.is_some()
                         && !claiming.uncertain
-                        && !claiming.gone
                         && claiming.claim.fingerprint == *fingerprint =>
                 {
                     let processing = self.processing(cx);

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use idempotency_core::{
-    Change, Claim, Fingerprint, Inserted, Meta, Owner, Record, RequestId, State, StoreCommand, StoreError,
-    StoreErrorKind, StoreReply, StoredResponse, Updated,
+    Change, Claim, Fingerprint, HaltReason, Inserted, Meta, Owner, Record, RequestId, State, StoreCommand,
+    StoreError, StoreErrorKind, StoreReply, StoredResponse, Updated,
 };
-use idempotency_engine::{Answer, Call, Caller, Command, Config, Engine, Event, Refused, Track, Tracked};
+use idempotency_engine::{
+    Answer, Call, Caller, Command, Config, Engine, Event, OnConcurrent, OnOrphan, Refused, Track, Tracked,
+};
 use time::OffsetDateTime;
 
 pub(crate) const START: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
@@ -44,6 +46,33 @@ pub(crate) fn settle(owner: u128, change: Change) -> Event {
     Event::Settle { id: id(), owner: Owner::from_u128(owner), change, caller: Some(Caller(100)) }
 }
 
+/// Waits for so many milliseconds.
+pub(crate) fn wait(number: u64, at_most: u64) -> Event {
+    track_as(number, |track| track.on_concurrent = OnConcurrent::Wait { at_most: ms(at_most) })
+}
+
+/// Works again after an orphan.
+pub(crate) fn rerun(number: u64) -> Event {
+    track_as(number, |track| track.on_orphan = OnOrphan::Rerun)
+}
+
+/// The same key for something else.
+pub(crate) fn other_payload(number: u64) -> Event {
+    track_as(number, |track| track.claim.fingerprint = Fingerprint::derive(None, [&b"11"[..]]))
+}
+
+pub(crate) fn gone(number: u64) -> Event {
+    Event::Gone { id: id(), caller: Caller(number) }
+}
+
+pub(crate) fn forget(owner: u128) -> Event {
+    Event::Forget { caller: Caller(100), id: id(), owner: Owner::from_u128(owner) }
+}
+
+pub(crate) fn halt(reason: HaltReason) -> Change {
+    Change::Halt { reason, retention: Duration::from_secs(60) }
+}
+
 pub(crate) fn complete() -> Change {
     Change::Complete { response: StoredResponse::new("done"), retention: Duration::from_secs(60) }
 }
@@ -59,6 +88,11 @@ pub(crate) fn updated(updated: Updated) -> Result<StoreReply, StoreError> {
 /// Nobody knows whether it was done.
 pub(crate) fn lost() -> Result<StoreReply, StoreError> {
     Err(StoreError::new(StoreErrorKind::TimedOut, "late"))
+}
+
+/// Certainly not done, and not worth trying again.
+pub(crate) fn refused(kind: StoreErrorKind) -> Result<StoreReply, StoreError> {
+    Err(StoreError::new(kind, "no").not_applied())
 }
 
 pub(crate) fn not_sent() -> Result<StoreReply, StoreError> {
@@ -90,9 +124,10 @@ impl Desk {
     /// milliseconds since the start.
     pub(crate) fn until(&mut self, at: u64) -> Vec<String> {
         let end = START + ms(at);
-        let mut done = Vec::new();
+        let (mut done, mut rounds) = (Vec::new(), 0);
         while let Some(deadline) = self.engine.deadline().filter(|deadline| *deadline <= end) {
-            assert!(deadline > self.now || done.len() < 100, "it goes round in circles: {done:?}");
+            rounds = if deadline > self.now { 0 } else { rounds + 1 };
+            assert!(rounds < 100, "it goes round in circles: {done:?}");
             self.now = self.now.max(deadline);
             let at = since_start(self.now);
             let told = self.tell(Event::Deadline { entropy: 0 });
@@ -123,7 +158,11 @@ impl Desk {
                 Some(from) => format!("insert {} over {}", owner(&claim.owner), owner(from)),
             },
             Command::Call { command: StoreCommand::Update(update), .. } => {
-                format!("{} {}", update.change.name(), owner(&update.owner))
+                let said = format!("{} {}", update.change.name(), owner(&update.owner));
+                match update.change {
+                    Change::Halt { reason, .. } => format!("{said}, {reason}"),
+                    _ => said,
+                }
             }
             Command::Call { command, .. } => command.name().to_owned(),
             Command::Answer(Caller(caller), answer) => format!("{caller}: {}", self.answer(answer)),

@@ -45,11 +45,11 @@ fn a_result_that_the_store_refuses_loses_its_body_and_not_its_truth() {
     for kind in [StoreErrorKind::Full, StoreErrorKind::Invalid] {
         let mut desk = Desk::claimed();
         desk.tell(settle(1, complete()));
-        let said = desk.reply(Err(StoreError::new(kind, "no").not_applied()));
+        let said = desk.reply(refused(kind));
         assert_eq!(said, ["let go of the body of 1", "NotKept", "complete 1"]);
         assert_eq!(desk.engine.load().deferred_bytes, 0);
         // Without a body it is like any other.
-        assert_eq!(desk.reply(Err(StoreError::new(kind, "no").not_applied())), [""; 0]);
+        assert_eq!(desk.reply(refused(kind)), [""; 0]);
         assert_eq!(desk.until(20), ["20 complete 1"]);
         assert_eq!(desk.reply(updated(Updated::Applied)), ["100: Stored", "settled 1", "ended 1"]);
     }
@@ -59,7 +59,7 @@ fn a_result_that_the_store_refuses_loses_its_body_and_not_its_truth() {
     desk.reply(lost());
     assert_eq!(desk.engine.load().deferred_bytes, 4);
     desk.until(20);
-    desk.reply(Err(StoreError::new(StoreErrorKind::Full, "no").not_applied()));
+    desk.reply(refused(StoreErrorKind::Full));
     assert_eq!(desk.engine.load().deferred_bytes, 0);
     // For one that has no room here only the fact is kept.
     let mut desk = Desk::with(|config| config.max_deferred_bytes = 3);
@@ -170,7 +170,7 @@ fn a_shutdown_answers_everybody_and_halts_what_still_runs() {
     let shutdown = Event::Shutdown { caller: Caller(200), until: START + ms(3000) };
     assert_eq!(desk.tell(shutdown), ["2: ShuttingDown"]);
     assert_eq!(desk.tell(track(3)), ["3: ShuttingDown"]);
-    assert_eq!(desk.until(3000), ["3000 lost 1", "3000 halt 1"]);
+    assert_eq!(desk.until(3000), ["3000 lost 1", "3000 halt 1, shutdown"]);
     assert_eq!(desk.reply(updated(Updated::Applied)), ["settled 1", "ended 1", "200: Drained(0)"]);
 
     // A result that the store does not take is told of at the end.
