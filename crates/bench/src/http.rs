@@ -19,54 +19,70 @@ use tokio::{
 };
 use tower_cookies::CookieManagerLayer;
 
+use crate::report::{Ratios, Report, Table};
+
 const CONNECTIONS: [usize; 3] = [1, 64, 512];
 const BODY: &str = r#"{"amount":1000,"currency":"EUR","reference":"one of many payments of the day"}"#;
 
+/// The columns, in the order of the targets.
+const NAMES: [&str; 4] = ["bare handler", "ours", "axum-idempotent", "idempotent"];
+
 /// A server, and what its clients must send beside the key.
 struct Target {
-    name: &'static str,
     address: String,
     cookie: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Work {
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+pub(crate) enum Work {
+    /// Each request has a key of its own
     First,
+    /// All requests of a connection have one
     Replay,
 }
 
-pub(crate) fn run(rounds: usize, millis: u64) {
+/// Ours by itself.
+pub(crate) fn profile(work: Work, connections: usize, millis: u64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        println!("requests beside those of the bare handler in the same round, median of {rounds} (lowest to highest)");
-        for (work, name) in [(Work::First, "first POST"), (Work::Replay, "replay")] {
-            for connections in CONNECTIONS {
-                let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); 3];
-                let mut names = Vec::new();
-                for round in 0..rounds {
+    let rates = runtime.block_on(async {
+        [
+            rate(&bare().await, work, connections, millis).await,
+            rate(&ours().await, work, connections, millis).await,
+        ]
+    });
+    println!("bare {}, ours {}", rates[0], rates[1]);
+}
+
+pub(crate) fn run(report: &Report, rounds: usize, millis: u64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    for (work, name) in [(Work::First, "first POST"), (Work::Replay, "replay")] {
+        let title = format!("{name} over HTTP: requests a second, to those of the bare handler");
+        let mut table = Table::new(&title, "connections", &NAMES);
+        let mut plotted = NAMES.map(|name| (name, Vec::new()));
+        for connections in CONNECTIONS {
+            let mut ratios = Ratios::new(NAMES.len());
+            for round in 0..rounds {
+                let rates = runtime.block_on(async {
                     // New servers in each round: what is stored grows with every request.
                     let targets = [bare().await, ours().await, axum_idempotent().await, idempotent().await];
-                    names = targets[1..].iter().map(|target| target.name).collect();
-                    let mut rates = [0.0; 4];
+                    let mut rates = [0.0; NAMES.len()];
                     // Each is first in turn.
                     for at in 0..targets.len() {
                         let at = (at + round) % targets.len();
                         rates[at] = rate(&targets[at], work, connections, millis).await;
                     }
-                    for (ratios, rate) in ratios.iter_mut().zip(&rates[1..]) {
-                        ratios.push(rate / rates[0]);
-                    }
-                }
-                print!("{name:10} {connections:4} connections");
-                for (name, ratios) in names.iter().zip(&mut ratios) {
-                    ratios.sort_by(f64::total_cmp);
-                    let (lowest, median, highest) = (ratios[0], ratios[rounds / 2], ratios[rounds - 1]);
-                    print!("  {name} {median:.2} ({lowest:.2} to {highest:.2})");
-                }
-                println!();
+                    rates
+                });
+                ratios.add(rates.into_iter(), 0);
             }
+            for ((_, plotted), median) in plotted.iter_mut().zip(ratios.medians()) {
+                plotted.push(median);
+            }
+            table.row(connections.to_string(), ratios.shown());
         }
-    });
+        report.table(table);
+        report.plot(&format!("http-{}.svg", name.replace(' ', "-")), &title, &CONNECTIONS, &plotted);
+    }
 }
 
 async fn handler(body: Bytes) -> (StatusCode, Bytes) {
@@ -77,21 +93,21 @@ fn router() -> Router {
     Router::new().route("/payments", post(handler))
 }
 
-async fn serve(name: &'static str, router: Router) -> Target {
+async fn serve(router: Router) -> Target {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     tokio::spawn(async { axum::serve(listener, router).await });
-    Target { name, address, cookie: None }
+    Target { address, cookie: None }
 }
 
 async fn bare() -> Target {
-    serve("bare", router()).await
+    serve(router()).await
 }
 
 async fn ours() -> Target {
     let tracker = Tracker::builder(MemoryStore::new()).spawn().await.expect("a memory store");
     let policy = idempotency::axum::Policy::new(Scope::global());
-    serve("idempotency", router().layer(IdempotencyLayer::new(tracker, policy).expect("a policy"))).await
+    serve(router().layer(IdempotencyLayer::new(tracker, policy).expect("a policy"))).await
 }
 
 /// It wants a session, and looks for the key in it.
@@ -113,7 +129,7 @@ async fn axum_idempotent() -> Target {
                 .with_cookie_options(CookieOptions::build().name("session").max_age(86_400).path("/")),
         )
         .layer(CookieManagerLayer::new());
-    let mut target = serve("axum-idempotent", router).await;
+    let mut target = serve(router).await;
     let mut stream = TcpStream::connect(&target.address).await.expect("it listens");
     let login = b"POST /login HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     stream.write_all(login).await.expect("it listens");
@@ -131,7 +147,7 @@ async fn idempotent() -> Target {
     let store = idempotent::memory::MemoryStore::builder().try_build().expect("a memory store");
     let layer = idempotent::middleware::IdempotencyLayer::new(store)
         .scope(|_: &http::request::Parts| Some("all".to_owned()));
-    serve("idempotent", router().layer(layer)).await
+    serve(router().layer(layer)).await
 }
 
 /// Requests a second, each client one after the other.

@@ -2,17 +2,25 @@
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
+mod growth;
 mod http;
 mod memory;
 mod report;
 mod target;
 mod untracked;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
+
+use report::Report;
 
 /// The tracker beside its peers and beside its limits
 #[derive(Parser)]
 struct Args {
+    /// A folder for plots
+    #[arg(long, global = true)]
+    plots: Option<PathBuf>,
     #[command(subcommand)]
     what: What,
 }
@@ -37,6 +45,14 @@ enum What {
         #[arg(long, default_value_t = 256)]
         len: usize,
     },
+    /// Claims with much in flight and much stored, and the memory of a record
+    Growth {
+        /// How often each is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// Ours over HTTP by itself, to be profiled
+    HttpProfile { work: http::Work, connections: usize, millis: u64 },
     /// One column of `memory` by itself, to be profiled
     Profile { kind: memory::Kind, work: memory::Work, callers: usize, turns: usize },
     /// Instructions of a request that is not tracked, beside the bare handler; needs valgrind
@@ -47,9 +63,13 @@ enum What {
 }
 
 fn main() {
-    match Args::parse().what {
-        What::Http { rounds, millis } => http::run(rounds, millis),
-        What::Memory { rounds, len } => memory::run(&mut report::Report::default(), rounds, len),
+    let args = Args::parse();
+    let report = Report { plots: args.plots };
+    match args.what {
+        What::Http { rounds, millis } => http::run(&report, rounds, millis),
+        What::HttpProfile { work, connections, millis } => http::profile(work, connections, millis),
+        What::Growth { rounds } => growth::run(&report, rounds),
+        What::Memory { rounds, len } => memory::run(&report, rounds, len),
         What::Profile { kind, work, callers, turns } => memory::profile(kind, work, callers, turns),
         What::Untracked => untracked::run(),
         What::Serve { kind } => untracked::serve(kind),

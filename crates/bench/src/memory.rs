@@ -143,7 +143,7 @@ impl Measured {
 }
 
 /// Each kind of work at each number of callers, all columns in each round.
-pub(crate) fn run(report: &mut Report, rounds: usize, len: usize) {
+pub(crate) fn run(report: &Report, rounds: usize, len: usize) {
     let bare = Bare::start();
     for work in Work::ALL {
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Actor || work != Work::Conflict);
@@ -154,6 +154,7 @@ pub(crate) fn run(report: &mut Report, rounds: usize, len: usize) {
         let mut rates =
             Table::new(format!("{title}: turns a second, to those of `idempotent`"), "callers", &names);
         let mut tails = Table::new(format!("{title}: microseconds, p50 / p99 / p99.9"), "callers", &names);
+        let mut plotted: Vec<(&str, Vec<f64>)> = names.iter().map(|name| (*name, Vec::new())).collect();
         for callers in CALLERS {
             let mut ratios = Ratios::new(columns.len());
             let mut quantiles = vec![[(); 3].map(|()| Vec::new()); columns.len()];
@@ -174,6 +175,9 @@ pub(crate) fn run(report: &mut Report, rounds: usize, len: usize) {
                     }
                 }
             }
+            for ((_, plotted), median) in plotted.iter_mut().zip(ratios.medians()) {
+                plotted.push(median);
+            }
             rates.row(callers.to_string(), ratios.shown());
             tails.row(
                 callers.to_string(),
@@ -185,6 +189,9 @@ pub(crate) fn run(report: &mut Report, rounds: usize, len: usize) {
         }
         report.table(rates);
         report.table(tails);
+        let (file, title) =
+            (format!("{}-{len}.svg", work.name().replace(" + ", "-")), format!("{title}, to `idempotent`"));
+        report.plot(&file, &title, &CALLERS, &plotted);
     }
 }
 

@@ -243,6 +243,9 @@ fn a_swap_ends_with_the_actor_that_it_was_asked_of_and_can_be_asked_for_again() 
     });
 }
 
+/// How often keys are asked for between two panics, each twice.
+const ASKED_A_ROUND: usize = 400;
+
 /// How much of it is done otherwise: a tenth.
 fn soak(count: usize) -> usize {
     if std::env::var_os("IDEMPOTENCY_SOAK").is_some() { count } else { count / 10 }
@@ -260,12 +263,18 @@ fn i11_panics_of_backends_and_of_the_actor_and_swaps_under_load_lose_nothing_and
         let runs = Arc::new(Mutex::new(HashMap::<u64, usize>::new()));
         let acknowledged = Arc::new(Mutex::new(HashMap::<u64, bytes::Bytes>::new()));
         let next = Arc::new(AtomicUsize::new(0));
+        // What was done is copied by each swap: the callers keep pace with the panics.
+        let allowed = Arc::new(AtomicUsize::new(0));
         let callers: Vec<_> = (0..32)
             .map(|_| {
                 let (tracker, over, runs, next) = (tracker.clone(), over.clone(), runs.clone(), next.clone());
-                let acknowledged = acknowledged.clone();
+                let (acknowledged, allowed) = (acknowledged.clone(), allowed.clone());
                 tokio::spawn(async move {
                     while !over.load(Ordering::SeqCst) {
+                        if next.load(Ordering::SeqCst) >= allowed.load(Ordering::SeqCst) {
+                            sleep(Duration::from_millis(1)).await;
+                            continue;
+                        }
                         let number = next.fetch_add(1, Ordering::SeqCst) as u64 / 2;
                         let runs = runs.clone();
                         let work = move || async move {
@@ -293,6 +302,7 @@ fn i11_panics_of_backends_and_of_the_actor_and_swaps_under_load_lose_nothing_and
         let (backend_panics, swaps, deaths) = (soak(1_000), soak(100), soak(50));
         let (mut longest, mut panicked) = (Duration::ZERO, 0);
         for round in 0..backend_panics {
+            allowed.store(next.load(Ordering::SeqCst) + ASKED_A_ROUND, Ordering::SeqCst);
             if round * swaps / backend_panics != (round + 1) * swaps / backend_panics {
                 // It does not happen while the backend that has just panicked is replaced.
                 for attempt in 0.. {
@@ -320,6 +330,8 @@ fn i11_panics_of_backends_and_of_the_actor_and_swaps_under_load_lose_nothing_and
             let strikes = struck.clone();
             store.plan(move |_| (!strikes.swap(true, Ordering::SeqCst)).then_some(Fault::Panic));
             while !struck.load(Ordering::SeqCst) {
+                // Somebody must ask, and a swap may have taken so long that all have done their share.
+                allowed.fetch_add(1, Ordering::SeqCst);
                 yield_now().await;
             }
             panicked += 1;

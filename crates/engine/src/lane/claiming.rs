@@ -140,7 +140,6 @@ impl Lane {
                 self.somebody_works(claiming, processing, cx);
                 if self.waiters.len() > before {
                     self.note(&record, cx);
-                    self.wait_together(&record.fingerprint, cx);
                     if before == 0 {
                         // Once in a way that is told of its end; what was read may have ended since.
                         self.waiters.look_at(cx.moment);

@@ -177,24 +177,6 @@ impl Lane {
         self.waiters.look_at = Some(self.waiters.look_at.map_or(look_at, |at| at.min(look_at)));
     }
 
-    /// Those who came while the answer to another one was under way, and would wait for the same.
-    pub(super) fn wait_together(&mut self, fingerprint: &Fingerprint, cx: &mut Context<'_>) {
-        let queue = std::mem::take(&mut self.queue);
-        for job in queue {
-            match job {
-                Job::Claim(claiming)
-                    if claiming.wait_until.is_some()
-                        && !claiming.uncertain
-                        && claiming.claim.fingerprint == *fingerprint =>
-                {
-                    let processing = self.processing(cx);
-                    self.wait_or_hear(claiming, processing, cx);
-                }
-                job => self.queue.push_back(job),
-            }
-        }
-    }
-
     pub(super) fn tick_waiters(&mut self, cx: &mut Context<'_>) {
         while self.waiters.first_until().is_some_and(|until| until <= cx.moment) {
             let processing = self.processing(cx);

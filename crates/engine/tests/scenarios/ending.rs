@@ -1,7 +1,7 @@
 //! How a claim ends, who waits for that, and how everything does.
 
 use idempotency_core::{
-    Fingerprint, HaltReason, Inserted, State, StoreError, StoreErrorKind, StoreReply, Updated,
+    Fingerprint, HaltReason, Inserted, RequestId, State, StoreError, StoreErrorKind, StoreReply, Updated,
 };
 use idempotency_engine::{Adopted, Call, Caller, Config, Engine, Event, OnConcurrent, OnOrphan};
 
@@ -77,6 +77,7 @@ fn an_engine_says_what_it_has_and_equal_ones_hash_alike() {
     let (mut one, mut other) = (Desk::claimed(), Desk::claimed());
     assert_eq!(one.engine.ids().collect::<Vec<_>>(), [id()]);
     assert_eq!(one.engine.live().map(|claim| claim.owner).collect::<Vec<_>>(), [claim(1).owner]);
+    assert!(one.engine.is_live(&id()) && !one.engine.is_live(&RequestId::from_bytes([2; 32])));
     assert!(!one.engine.is_draining());
     assert_eq!(hash(&one), hash(&other));
     for desk in [&mut one, &mut other] {

@@ -35,6 +35,19 @@ fn whoever_hears_nothing_within_his_patience_is_told_so() {
     assert_eq!(desk.tell(forget(9)), ["forget 9"]);
     let said = desk.until(5000);
     assert!(said.len() == 1 && said[0].starts_with("4000 100: Forgotten(Err(Unavailable"), "{said:?}");
+    // Those who were in the queue are there no more: nothing is done for them, and whoever came later takes their place.
+    let mut desk = Desk::claimed();
+    desk.until(5000);
+    desk.tell(forget(9));
+    assert_eq!(desk.until(9000).len(), 1);
+    assert_eq!(desk.reply(updated(Updated::Applied)), ["held 1 to 18500"]);
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    desk.tell(track(2));
+    desk.until(3000);
+    desk.tell(track(3));
+    assert_eq!(desk.until(4500).len(), 2);
+    assert_eq!(desk.reply(claimed()), ["insert 1"], "for the third");
     // A repetition that would come just when the patience ends is none.
     let mut desk = Desk::new();
     desk.tell(track(1));
