@@ -1,8 +1,9 @@
 //! What is run, in which order, and how long each may take.
 
 use std::{
-    env,
-    process::{Child, Command},
+    env, fs,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -115,17 +116,27 @@ const TEST: &[Suite] = &[
     },
 ];
 
+/// What runs beside its peers has a lock file of its own, for these need one.
+macro_rules! beside_peers {
+    ($name:literal, $args:literal, $minutes:literal) => {
+        Suite {
+            name: $name,
+            args: concat!(
+                "run --release --ignore-rust-version --manifest-path crates/bench/Cargo.toml -- ",
+                "--plots docs/benchmarks ",
+                $args
+            ),
+            minutes: $minutes,
+        }
+    };
+}
+
 const BENCH: &[Suite] = &[
-    Suite {
-        name: "instructions of an untracked request (needs valgrind)",
-        args: "run --release --ignore-rust-version --manifest-path crates/bench/Cargo.toml -- untracked",
-        minutes: 20,
-    },
-    Suite {
-        name: "HTTP beside peers",
-        args: "run --release --ignore-rust-version --manifest-path crates/bench/Cargo.toml -- http",
-        minutes: 20,
-    },
+    beside_peers!("in memory, 256 bytes", "memory", 30),
+    beside_peers!("in memory, 4 KiB", "memory --len 4096", 30),
+    beside_peers!("growth", "growth", 30),
+    beside_peers!("HTTP beside peers", "http", 20),
+    beside_peers!("instructions of an untracked request (needs valgrind)", "untracked", 20),
     Suite { name: "mailbox", args: "bench --package idempotency-tracker --bench mailbox", minutes: 15 },
     Suite { name: "load", args: "bench --package idempotency-tracker --bench load", minutes: 15 },
     Suite { name: "swap", args: "bench --package idempotency-tracker --bench swap", minutes: 5 },
@@ -151,8 +162,28 @@ pub(crate) fn test() -> Result<(), String> {
     run(TEST, &[])
 }
 
+/// Prints what is measured, and writes it down.
 pub(crate) fn bench() -> Result<(), String> {
-    run(BENCH, &[])
+    let mut written = format!("{BENCHMARKS_HEAD}{} processors.\n", cores());
+    for suite in BENCH {
+        eprintln!("\n=== {}: cargo {}", suite.name, suite.args);
+        let (_, printed) = suite.run(&[], true)?;
+        // A table is Markdown already.
+        let fence = if printed.contains("| --- |") { "" } else { "```text\n" };
+        let end = if fence.is_empty() { "" } else { "```\n" };
+        written +=
+            &format!("\n## {}\n\n    cargo {}\n\n{fence}{}\n{end}", suite.name, suite.args, printed.trim());
+    }
+    fs::write("BENCHMARKS.md", written).map_err(|error| format!("BENCHMARKS.md cannot be written: {error}"))
+}
+
+const BENCHMARKS_HEAD: &str = "# Benchmarks
+
+Written by `cargo xtask bench`; what it means stands in ARCHITECTURE.md. Ratios are measured side by side in one run, the columns by
+turns, and are medians of five with the lowest and the highest. Times are there to be compared with those beside them. Measured on ";
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// All of the big numbers, for a machine that has a night.
@@ -167,7 +198,7 @@ fn run(suites: &[Suite], environment: &[(&str, &str)]) -> Result<(), String> {
     let mut times = Vec::new();
     for suite in suites {
         eprintln!("\n=== {}: cargo {}", suite.name, suite.args);
-        let took = suite.run(environment)?;
+        let (took, _) = suite.run(environment, false)?;
         times.push(format!("{:>7.1} s of {:>2} min  {}", took.as_secs_f64(), suite.minutes, suite.name));
     }
     eprintln!("\n{}", times.join("\n"));
@@ -175,19 +206,23 @@ fn run(suites: &[Suite], environment: &[(&str, &str)]) -> Result<(), String> {
 }
 
 impl Suite {
+    /// How long it took, and what it printed where that is to be kept.
     #[expect(clippy::disallowed_methods, reason = "how long a suite takes is real time")]
-    fn run(&self, environment: &[(&str, &str)]) -> Result<Duration, String> {
+    fn run(&self, environment: &[(&str, &str)], is_kept: bool) -> Result<(Duration, String), String> {
         let since = Instant::now();
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(cargo)
             .args(self.args.split(' '))
             .envs(environment.iter().copied())
+            .stdout(if is_kept { Stdio::piped() } else { Stdio::inherit() })
             .spawn()
             .map_err(|error| format!("cargo cannot be started: {error}"))?;
+        let printed = child.stdout.take().map(|stdout| thread::spawn(move || echo(stdout)));
         while since.elapsed() < Duration::from_secs(self.minutes * 60) {
             if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
                 return if status.success() {
-                    Ok(since.elapsed())
+                    let printed = printed.and_then(|printed| printed.join().ok()).unwrap_or_default();
+                    Ok((since.elapsed(), printed))
                 } else {
                     Err(format!("{} failed: {status}", self.name))
                 };
@@ -197,6 +232,17 @@ impl Suite {
         end(&mut child);
         Err(format!("{} took longer than {} minutes", self.name, self.minutes))
     }
+}
+
+/// Prints it line by line, and returns all of it.
+fn echo(stdout: impl Read) -> String {
+    let mut printed = String::new();
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        eprintln!("{line}");
+        printed.push_str(&line);
+        printed.push('\n');
+    }
+    printed
 }
 
 fn end(child: &mut Child) {

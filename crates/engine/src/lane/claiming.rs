@@ -136,11 +136,11 @@ impl Lane {
         }
         let answer = match verdict(&record, &claiming.claim, claiming.on_orphan, cx.now) {
             Verdict::Answer(processing @ Tracked::Processing { .. }) => {
-                let before = self.waiters.len();
+                let nobody_waited = self.waiters.is_empty();
                 self.somebody_works(claiming, processing, cx);
-                if self.waiters.len() > before {
+                if !self.waiters.is_empty() {
                     self.note(&record, cx);
-                    if before == 0 {
+                    if nobody_waited {
                         // Once in a way that is told of its end; what was read may have ended since.
                         self.waiters.look_at(cx.moment);
                     }
