@@ -218,6 +218,34 @@ impl Clock for TokioClock {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_callers_clock_goes_on_from_what_it_was_told() {
+        let clock = CallersClock::new();
+        while clock.start.elapsed() < Duration::from_millis(2) {
+            std::hint::spin_loop();
+        }
+        let told = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let before = clock.start.elapsed();
+        clock.note(told);
+        let since = clock.now() - told;
+        let after = clock.start.elapsed();
+        // It counts whole microseconds.
+        let microsecond = Duration::from_micros(1);
+        assert!(
+            since >= time::Duration::microseconds(-1) && since <= after - before + microsecond,
+            "{since}"
+        );
+    }
+
+    #[test]
+    fn a_manual_clock_moves_when_it_is_told_to() {
+        let clock = ManualClock::default();
+        let before = clock.now();
+        let other = clock.clone();
+        other.advance(Duration::from_secs(5));
+        assert_eq!(clock.now() - before, Duration::from_secs(5));
+    }
+
     #[expect(clippy::disallowed_methods, reason = "what the clock is compared with")]
     fn wall() -> SystemTime {
         SystemTime::now()

@@ -92,3 +92,6 @@ pub use tenant::Tenant;
 #[cfg(feature = "tokio-clock")]
 pub use clock::TokioClock;
 pub use clock::{CallersClock, Clock, ManualClock, SystemClock};
+
+#[cfg(test)]
+mod tests;
