@@ -102,6 +102,16 @@ fn a_claim_that_nobody_wants_is_inherited_by_whoever_may_and_by_nobody_else() {
     };
     assert_eq!(unwanted(track(1), track(2)), ["1: dismissed", "insert 1"]);
     assert_eq!(unwanted(track(1), other_payload(2)), ["1: dismissed", "release 1"]);
+    // What was taken over is inherited by whoever would have done so.
+    for (next, expected) in [(track(2), "halt 1, cancelled"), (rerun(2), "insert 1 over 9")] {
+        let mut desk = Desk::new();
+        desk.tell(rerun(1));
+        let orphan = desk.found(9, State::Halted(HaltReason::Cancelled));
+        desk.reply(orphan);
+        desk.tell(next);
+        desk.tell(gone(1));
+        assert_eq!(desk.reply(claimed()), ["1: dismissed", expected]);
+    }
     // What an operator took over may be none that a policy works on again.
     let operator = |number| {
         track_as(number, |track| {
@@ -195,6 +205,17 @@ fn a_late_result_of_somebody_else_is_none_of_this_claim() {
     assert_eq!(desk.tell(settle(7, complete())), ["complete 7"]);
     desk.reply(refused(StoreErrorKind::Full));
     assert_eq!(desk.engine.load().deferred_bytes, 4);
+    // Each has a patience of its own, whichever goes first.
+    let mut desk = Desk::new();
+    desk.tell(settle(9, complete()));
+    desk.reply(lost());
+    assert_eq!(desk.until(20), ["20 complete 9"]);
+    desk.until(970);
+    desk.reply(lost());
+    desk.tell(settle(8, complete()));
+    desk.until(985);
+    desk.reply(lost());
+    assert_eq!(desk.until(1001), ["1000 100: Deferred", "1000 Deferred"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Callers that wait for what somebody else makes of it: how many, how long, and what they look at.
 
 use idempotency_core::{
-    Claim, HaltReason, Inserted, Owner, RequestId, State, StoreError, StoreReply, Updated,
+    Change, Claim, HaltReason, Inserted, Owner, RequestId, State, StoreError, StoreReply, Updated,
 };
 use idempotency_engine::{Caller, Event, OnConcurrent, OnOrphan, Track};
 
@@ -122,6 +122,17 @@ fn nobody_looks_at_the_store_for_what_lives_here() {
     assert_eq!(desk.until(3999), [""; 0]);
 }
 
+/// With all of a caller's patience, however long it has waited.
+#[test]
+fn who_waited_and_finds_the_id_free_tries_as_if_it_came_now() {
+    let mut desk = waiting();
+    let still = read(desk.running(9, 60_000));
+    desk.reply(still);
+    assert_eq!(desk.until(5000), ["5000 watch"]);
+    assert_eq!(desk.reply(Ok(StoreReply::Found(None))), ["insert 1"]);
+    assert_eq!(desk.until(9000), ["9000 1: unavailable, 2000, TimedOut"]);
+}
+
 #[test]
 fn one_of_those_who_wait_takes_over_and_the_others_wait_for_it() {
     let wait_and_rerun = |number| {
@@ -158,6 +169,13 @@ fn whoever_asked_hears_what_a_resolver_says_or_that_it_takes_too_long() {
     desk.tell(settle(1, complete()));
     let said = ["100: Stored", "settled 1", "ended 1", "1: cached"];
     assert_eq!(desk.reply(updated(Updated::Applied)), said);
+    // Nothing was done: whoever asked tries for himself, by another owner, for a copy of that release may come late.
+    let mut desk = resolving();
+    desk.tell(settle(1, Change::Release));
+    let said = ["100: Stored", "settled 1", "ended 1", "watch"];
+    assert_eq!(desk.reply(updated(Updated::Applied)), said);
+    let next = 1 + (1_u128 << 64);
+    assert_eq!(desk.reply(Ok(StoreReply::Found(None))), [format!("insert {next}")]);
     // Its limit, and the patience of a call.
     let mut desk = resolving();
     let mut said = Vec::new();
