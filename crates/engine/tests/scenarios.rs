@@ -3,6 +3,7 @@
 mod desk;
 mod ending;
 mod meeting;
+mod pruning;
 mod waiting;
 
 use std::time::Duration;
