@@ -143,6 +143,25 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_is_not_forgotten_while_anything_of_him_is_there() {
+        let (alice, bob) = (Tenant::from_bytes([1; 16]), Tenant::from_bytes([2; 16]));
+        let start = Moment::from(OffsetDateTime::UNIX_EPOCH);
+        let mut tenants = Tenants::default();
+        // Something is stored, and the last claim ends.
+        tenants.store(alice, 100, start, HOUR);
+        tenants.replace((None, 0), (Some(alice), 1));
+        tenants.replace((Some(alice), 1), (None, 0));
+        assert_eq!(tenants.stored(alice, start), 100);
+        // One of two claims ends, and nothing is stored.
+        tenants.replace((None, 0), (Some(bob), 1));
+        tenants.replace((None, 0), (Some(bob), 1));
+        tenants.replace((Some(bob), 1), (None, 0));
+        assert_eq!(tenants.in_flight(bob), 1);
+        tenants.tidy(start);
+        assert_eq!((tenants.stored(alice, start), tenants.in_flight(bob)), (100, 1));
+    }
+
+    #[test]
     fn claims_move_with_their_lane() {
         let (mut tenants, alice, bob) =
             (Tenants::default(), Tenant::from_bytes([1; 16]), Tenant::from_bytes([2; 16]));
