@@ -207,15 +207,20 @@ fn a_late_result_of_somebody_else_is_none_of_this_claim() {
     assert_eq!(desk.engine.load().deferred_bytes, 4);
     // Each has a patience of its own, whichever goes first.
     let mut desk = Desk::new();
-    desk.tell(settle(9, complete()));
+    desk.tell(settle(7, complete()));
     desk.reply(lost());
-    assert_eq!(desk.until(20), ["20 complete 9"]);
-    desk.until(970);
+    desk.until(15);
+    assert_eq!(desk.tell(settle(9, complete())), ["complete 9"]);
     desk.reply(lost());
-    desk.tell(settle(8, complete()));
-    desk.until(985);
+    for (at, until_lost) in [(35, 40), (80, 990)] {
+        assert_eq!(desk.until(until_lost), [format!("{at} complete 9")]);
+        desk.reply(lost());
+    }
+    assert_eq!(desk.tell(settle(8, complete())), ["complete 8"]);
+    desk.until(997);
     desk.reply(lost());
-    assert_eq!(desk.until(1001), ["1000 100: Deferred", "1000 Deferred"]);
+    let said = ["1000 100: Deferred", "1000 Deferred", "1015 100: Deferred", "1015 Deferred"];
+    assert_eq!(desk.until(1016), said);
 }
 
 #[test]
