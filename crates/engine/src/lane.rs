@@ -197,6 +197,7 @@ impl Lane {
             owner,
             change,
             caller,
+            since: cx.moment,
             patience: cx.moment.after(cx.config.put_patience),
             not_before: cx.moment,
             attempts: 0,

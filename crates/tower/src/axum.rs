@@ -17,6 +17,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Between layers that change bodies, such as compression, take the [`IdempotencyLayer`](crate::IdempotencyLayer) of the crate,
+//! which takes any.
 
 use axum::body::Body;
 use http::{Request, Response, request::Parts};

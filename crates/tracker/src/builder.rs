@@ -290,14 +290,15 @@ impl<S: Store> Builder<S> {
     /// # let _ = builder;
     /// ```
     ///
-    /// Only what the store has is kept, and only of ids that were asked for again; what is most wanted stays.
+    /// Only what the store has is kept, and only of ids that were asked for again; what is most wanted stays. It is divided among
+    /// four parts for each processor, and a response that is larger than such a part is never kept.
     pub fn read_cache(mut self, max_bytes: usize) -> Self {
         self.settings.cache_bytes = max_bytes;
         self
     }
 
-    /// How long after the store was asked a completed record may be served from there: 5 s. What another node forgets is
-    /// replayed here for so long; what is forgotten through this tracker is not replayed any more.
+    /// How long after it was read a completed record may be served from there: 5 s. What another node forgets is replayed here
+    /// for so long. What is forgotten through this tracker is not replayed any more, but where `forget` failed, and happens late.
     pub fn cache_ttl(mut self, cache_ttl: Duration) -> Self {
         self.settings.cache_ttl = cache_ttl;
         self

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use idempotency_core::{Clock, Fingerprint, Meta, RequestId, StoredResponse};
+use idempotency_core::{Body, Clock, Fingerprint, Meta, RequestId, StoredResponse};
 use metrics::{Counter, counter};
 use quick_cache::{Weighter, sync::Cache};
 use time::OffsetDateTime;
@@ -85,25 +85,37 @@ impl ReadCache {
         })
     }
 
-    /// What a replay was just answered with.
-    pub(crate) fn put(
+    /// What a `Track` was just answered with. Whatever is no replay says that what is here may be so no longer.
+    pub(crate) fn heard(
         &self,
         id: RequestId,
         fingerprint: Fingerprint,
         tracked: &Tracked,
         now: OffsetDateTime,
     ) {
-        if let (Some(shared), Tracked::Cached { response, expires_at, meta }) = (&self.0, tracked) {
-            let completed = Completed {
-                fingerprint,
-                response: response.clone(),
-                meta: meta.clone(),
-                expires_at: *expires_at,
-                until: now
-                    .saturating_add(shared.ttl.try_into().unwrap_or(time::Duration::MAX))
-                    .min(*expires_at),
-            };
-            shared.records.insert(id, Arc::new(completed));
+        let (Some(shared), Tracked::Cached { response, expires_at, meta }) = (&self.0, tracked) else {
+            return self.remove(&id);
+        };
+        let body = match response.bytes() {
+            // A copy, for it may be a slice of a buffer that is larger than all we account for.
+            Some(bytes) => Body::Kept(bytes.to_vec().into()),
+            None => Body::NotKept,
+        };
+        let ttl = shared.ttl.try_into().unwrap_or(time::Duration::MAX);
+        let completed = Completed {
+            fingerprint,
+            response: StoredResponse::from_parts(response.digest(), body),
+            meta: meta.clone(),
+            expires_at: *expires_at,
+            until: now.saturating_add(ttl).min(*expires_at),
+        };
+        shared.records.insert(id, Arc::new(completed));
+    }
+
+    /// It is not there, or about to be another one.
+    pub(crate) fn remove(&self, id: &RequestId) {
+        if let Some(shared) = &self.0 {
+            shared.records.remove(id);
         }
     }
 

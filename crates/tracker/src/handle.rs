@@ -87,7 +87,9 @@ impl TrackerHandle {
         let mut track = track.into();
         let span = tracing::debug_span!("track", id = %track.id, outcome = field::Empty);
         track.span = span.clone();
-        if let Some(replay) = self.0.cache.get(&track) {
+        if !self.0.inbox.is_over()
+            && let Some(replay) = self.0.cache.get(&track)
+        {
             return Tracking { state: TrackingState::Ready(Ok(replay)), span };
         }
         let inbox = self.0.inbox.clone();

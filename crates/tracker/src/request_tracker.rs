@@ -86,7 +86,7 @@ pub struct RequestTracker {
 enum Waiting {
     Track { track: Tracking, reply: Reply<Result<Tracked, Error>> },
     Settle { id: RequestId, reply: Reply<Result<Settled, Error>> },
-    Lookup(Reply<Result<Option<Record>, Error>>),
+    Lookup { id: RequestId, reply: Reply<Result<Option<Record>, Error>> },
     Scan(Reply<Result<Page, Error>>),
     Forget(Reply<Result<Forgotten, Error>>),
     Prune(Reply<Result<usize, Error>>),
@@ -215,7 +215,7 @@ impl RequestTracker {
                 self.decide(now, Event::Settle { id, owner, change, caller });
             }
             Input::Lookup { id, reply } => {
-                let caller = self.wait(Waiting::Lookup(reply));
+                let caller = self.wait(Waiting::Lookup { id, reply });
                 self.decide(now, Event::Lookup { caller, id });
             }
             Input::Scan { cursor, limit, reply } => {

@@ -173,3 +173,40 @@ fn no_more_is_kept_than_there_is_room_for() {
         assert!((20..=50).contains(&found), "{found} of 200");
     });
 }
+
+/// What this node has learnt since is not contradicted by what it read before.
+#[test]
+fn what_another_node_forgot_is_replayed_for_as_long_as_documented_and_not_once_it_is_known() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let (tracker, other) = (replaying(&store).await, spawn(store.clone()).await);
+        let Some(Record { owner, .. }) = other.lookup(id(1)).await.unwrap() else { panic!("it is there") };
+        assert_eq!(other.forget(id(1), owner, "a test").await.unwrap(), Forgotten::Forgotten);
+        sleep(Duration::from_millis(4_900)).await;
+        assert_eq!(outcome(&tracker, id(1)).await, DONE, "nobody told it");
+        sleep(Duration::from_millis(200)).await;
+        let permit = init(&tracker, id(1)).await;
+        permit.complete("again").await.unwrap();
+        assert_eq!(outcome(&tracker, id(1)).await, "cached b\"again\"");
+
+        // Another payload is told of a claim, and so is the first one from then on.
+        let Some(Record { owner, .. }) = other.lookup(id(1)).await.unwrap() else { panic!("it is there") };
+        other.forget(id(1), owner, "a test").await.unwrap();
+        let Ok(Tracked::Init(_permit)) = tracker.track((id(1), other_payload())).await else {
+            panic!("it is free")
+        };
+        assert_eq!(outcome(&tracker, id(1)).await, "mismatch");
+    });
+}
+
+#[test]
+fn a_lookup_that_finds_nothing_is_not_contradicted() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let (tracker, other) = (replaying(&store).await, spawn(store.clone()).await);
+        let Some(Record { owner, .. }) = other.lookup(id(1)).await.unwrap() else { panic!("it is there") };
+        other.forget(id(1), owner, "a test").await.unwrap();
+        assert_eq!(tracker.lookup(id(1)).await.unwrap(), None);
+        drop(init(&tracker, id(1)).await);
+    });
+}

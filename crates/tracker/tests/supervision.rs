@@ -323,6 +323,7 @@ fn i11_panics_of_backends_and_of_the_actor_and_swaps_under_load_lose_nothing_and
             if round * deaths / backend_panics != (round + 1) * deaths / backend_panics {
                 bug.strike();
                 while bug.strikes.load(Ordering::SeqCst) {
+                    allowed.fetch_add(1, Ordering::SeqCst);
                     yield_now().await;
                 }
             }

@@ -173,8 +173,11 @@ pub(crate) fn bench() -> Result<(), String> {
         let end = if fence.is_empty() { "" } else { "```\n" };
         written +=
             &format!("\n## {}\n\n    cargo {}\n\n{fence}{}\n{end}", suite.name, suite.args, printed.trim());
+        // After each: what was measured is not lost where the next one fails.
+        fs::write("BENCHMARKS.md", &written)
+            .map_err(|error| format!("BENCHMARKS.md cannot be written: {error}"))?;
     }
-    fs::write("BENCHMARKS.md", written).map_err(|error| format!("BENCHMARKS.md cannot be written: {error}"))
+    Ok(())
 }
 
 const BENCHMARKS_HEAD: &str = "# Benchmarks

@@ -140,6 +140,7 @@ impl Lane {
                 self.somebody_works(claiming, processing, cx);
                 if !self.waiters.is_empty() {
                     self.note(&record, cx);
+                    self.wait_together(cx);
                     if nobody_waited {
                         // Once in a way that is told of its end; what was read may have ended since.
                         self.waiters.look_at(cx.moment);

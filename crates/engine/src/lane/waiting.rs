@@ -177,6 +177,21 @@ impl Lane {
         self.waiters.look_at = Some(self.waiters.look_at.map_or(look_at, |at| at.min(look_at)));
     }
 
+    /// Those who came while the answer to another one was under way, and would wait for the same: they need not wait for the
+    /// answers to those in front of them.
+    pub(super) fn wait_together(&mut self, cx: &mut Context<'_>) {
+        for job in std::mem::take(&mut self.queue) {
+            match job {
+                Job::Claim(claiming) if claiming.wait_until.is_some() && !claiming.uncertain => {
+                    if let Some(asks) = self.answer_from_here(claiming, cx) {
+                        self.queue.push_back(Job::Claim(asks));
+                    }
+                }
+                job => self.queue.push_back(job),
+            }
+        }
+    }
+
     pub(super) fn tick_waiters(&mut self, cx: &mut Context<'_>) {
         while self.waiters.first_until().is_some_and(|until| until <= cx.moment) {
             let processing = self.processing(cx);

@@ -57,6 +57,16 @@ fn those_who_wait_for_somebody_elsewhere_look_together_and_the_others_for_themse
     assert_eq!(desk.reply(running.clone()), ["3: processing, 60000", "insert 4"]);
     assert_eq!(desk.reply(running), ["4: mismatch", "watch"]);
 
+    // Not behind one that does not wait, whose answer may take long.
+    let mut desk = Desk::new();
+    desk.tell(wait(1, 30_000));
+    desk.tell(track(2));
+    desk.tell(wait(3, 30_000));
+    let running = desk.running(9, 60_000);
+    assert_eq!(desk.reply(running), ["insert 2"]);
+    assert_eq!(desk.until(10_000), ["4000 2: unavailable, 2000, TimedOut"]);
+    assert_eq!(desk.engine.load().waiting, 2);
+
     // One that does not wait says nothing for one that does, nor does one that has gone.
     let mut desk = Desk::new();
     desk.tell(track(1));

@@ -20,11 +20,11 @@ impl RequestTracker {
         match (waiting, answered) {
             (Waiting::Track { track, reply }, Answer::Tracked(tracked)) => {
                 let tracked = tracked.map(|tracked| self.tracked(now, &track, tracked)).map_err(Error::from);
-                if let Ok(tracked) = &tracked
-                    && !self.engine.is_live(&track.id)
-                {
-                    // A result that the store has; of one that is put off nobody knows yet whether it will.
-                    self.parts.cache.put(track.id, track.fingerprint, tracked, now);
+                match &tracked {
+                    // Of a result that is put off nobody knows yet whether the store will have it.
+                    Ok(_) if self.engine.is_live(&track.id) => self.parts.cache.remove(&track.id),
+                    Ok(tracked) => self.parts.cache.heard(track.id, track.fingerprint, tracked, now),
+                    Err(_) => {}
                 }
                 self.meters.request(tracked.as_ref().map_or_else(Error::outcome, Tracked::outcome));
                 match &tracked {
@@ -34,7 +34,10 @@ impl RequestTracker {
                 answer(reply, tracked);
             }
             (Waiting::Settle { reply, .. }, Answer::Settled(settled)) => answer(reply, Ok(settled)),
-            (Waiting::Lookup(reply), Answer::Found(found)) => answer(reply, found.map_err(Error::from)),
+            (Waiting::Lookup { id, reply }, Answer::Found(found)) => {
+                self.parts.cache.remove(&id);
+                answer(reply, found.map_err(Error::from));
+            }
             (Waiting::Scan(reply), Answer::Page(page)) => answer(reply, page.map_err(Error::from)),
             (Waiting::Forget(reply), Answer::Forgotten(forgotten)) => {
                 // Also where it failed: it may have happened.
