@@ -120,8 +120,6 @@ pub(crate) struct Settling {
     pub(crate) change: Change,
     /// `None` if nobody waits, or once the caller heard `Deferred`.
     pub(crate) caller: Option<Caller>,
-    /// When it was handed over: the store did not have it before.
-    pub(crate) since: Moment,
     /// When the caller hears `Deferred`.
     pub(crate) patience: Moment,
     pub(crate) not_before: Moment,

@@ -197,7 +197,6 @@ impl Lane {
             owner,
             change,
             caller,
-            since: cx.moment,
             patience: cx.moment.after(cx.config.put_patience),
             not_before: cx.moment,
             attempts: 0,

@@ -19,6 +19,10 @@ use crate::{Tracked, track::Defaults};
 /// What an entry costs beside its meta and body.
 const OVERHEAD: usize = 320;
 
+/// What expires sooner is not kept. Callers that waited for a result here hear an expiry that was reckoned here, which is later than
+/// the store's by as long as the put took.
+const LEAST_LIFE: time::Duration = time::Duration::MINUTE;
+
 /// Shared by handles, which only read it, and the tracker actor, which alone puts records in and empties it: so none that was
 /// forgotten or left behind by a swap comes in after that.
 #[derive(Clone)]
@@ -96,6 +100,9 @@ impl ReadCache {
         let (Some(shared), Tracked::Cached { response, expires_at, meta }) = (&self.0, tracked) else {
             return self.remove(&id);
         };
+        if *expires_at - now < LEAST_LIFE {
+            return;
+        }
         let body = match response.bytes() {
             // A copy, for it may be a slice of a buffer that is larger than all we account for.
             Some(bytes) => Body::Kept(bytes.to_vec().into()),

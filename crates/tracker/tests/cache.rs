@@ -89,17 +89,21 @@ fn a_swap_that_leaves_records_behind_leaves_none_here() {
     });
 }
 
+/// With a life that is just long enough to be kept at first, and too short later.
 #[test]
 fn what_has_expired_is_not_served() {
     virtual_time(async {
-        let tracker = spawn(FaultyStore::new()).await;
-        let track = || Track::new(id(1), payload()).retention(Duration::from_secs(2));
+        let store = FaultyStore::new();
+        let tracker = builder(store.clone()).cache_ttl(Duration::from_secs(3600)).spawn().await.unwrap();
+        let track = || Track::new(id(1), payload()).retention(Duration::from_secs(61));
         let Ok(Tracked::Init(permit)) = tracker.track(track()).await else { panic!("a new id") };
         permit.complete("done").await.unwrap();
-        for _ in 0..2 {
-            assert_eq!(word_of(tracker.track(track()).await), DONE);
-        }
-        sleep(Duration::from_millis(2_001)).await;
+        assert_eq!(word_of(tracker.track(track()).await), DONE);
+        let asked = store.calls("insert");
+        sleep(Duration::from_millis(60_900)).await;
+        assert_eq!(word_of(tracker.track(track()).await), DONE);
+        assert_eq!(store.calls("insert"), asked, "from here");
+        sleep(Duration::from_millis(101)).await;
         drop(init(&tracker, id(1)).await);
     });
 }

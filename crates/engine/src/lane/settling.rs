@@ -13,7 +13,6 @@ use crate::{
     ghost::Ghost,
     job::{Job, Settling},
     live_claim::{Ending, LiveClaim},
-    moment::Moment,
     verdict::{Verdict, verdict},
 };
 
@@ -70,12 +69,12 @@ impl Lane {
             self.haunt(ghost, cx);
         }
         if answer == Settled::Stored && !released {
-            self.stored(live, settling.since, settling.change, cx);
+            self.stored(live, settling.change, cx);
         }
     }
 
     /// Whoever waits here hears what was stored, without a look at it.
-    fn stored(&mut self, live: LiveClaim, since: Moment, change: Change, cx: &mut Context<'_>) {
+    fn stored(&mut self, live: LiveClaim, change: Change, cx: &mut Context<'_>) {
         let bytes = SIZE_OF_A_RECORD + live.claim.meta.as_bytes().len() + size_of_body(&change);
         let (state, retention) = match change {
             Change::Complete { response, retention } => (State::Completed(response), retention),
@@ -87,8 +86,7 @@ impl Lane {
             return;
         }
         let Claim { owner, fingerprint, meta, .. } = live.claim;
-        // Or later: nobody says when the store applied it.
-        let expires_at = since.after(retention).into();
+        let expires_at = cx.moment.after(retention).into();
         let record = Record::new(owner, fingerprint, live.since.into(), expires_at, meta, state);
         for job in std::mem::take(&mut self.queue) {
             match job {
