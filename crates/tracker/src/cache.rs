@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use idempotency_core::{Body, Clock, Fingerprint, Meta, RequestId, StoredResponse};
+use idempotency_core::{Clock, Fingerprint, Meta, RequestId, StoredResponse};
 use metrics::{Counter, counter};
 use quick_cache::{Weighter, sync::Cache};
 use time::OffsetDateTime;
@@ -103,15 +103,11 @@ impl ReadCache {
         if *expires_at - now < LEAST_LIFE {
             return;
         }
-        let body = match response.bytes() {
-            // A copy, for it may be a slice of a buffer that is larger than all we account for.
-            Some(bytes) => Body::Kept(bytes.to_vec().into()),
-            None => Body::NotKept,
-        };
         let ttl = shared.ttl.try_into().unwrap_or(time::Duration::MAX);
         let completed = Completed {
             fingerprint,
-            response: StoredResponse::from_parts(response.digest(), body),
+            // Its bytes are those that the store read, or in memory keeps: a copy would take up room for nothing.
+            response: response.clone(),
             meta: meta.clone(),
             expires_at: *expires_at,
             until: now.saturating_add(ttl).min(*expires_at),
