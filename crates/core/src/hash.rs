@@ -58,3 +58,18 @@ impl Parts {
 pub(crate) fn short_hex(bytes: &[u8], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     bytes.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was stored before contexts were kept must be found.
+    #[test]
+    fn a_context_that_is_hashed_once_hashes_the_same() {
+        let purpose = Purpose::new("a context");
+        for _ in 0..2 {
+            let hash = Parts::new(None, &purpose).part(b"x").finish();
+            assert_eq!(hash, blake3::derive_key("a context", &[1, 0, 0, 0, 0, 0, 0, 0, b'x']));
+        }
+    }
+}

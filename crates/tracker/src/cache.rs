@@ -101,7 +101,8 @@ impl ReadCache {
             return self.remove(&id);
         };
         if *expires_at - now < LEAST_LIFE {
-            return;
+            // What is here may be of a record before this one.
+            return self.remove(&id);
         }
         let ttl = shared.ttl.try_into().unwrap_or(time::Duration::MAX);
         let completed = Completed {

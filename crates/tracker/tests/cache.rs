@@ -214,3 +214,18 @@ fn a_lookup_that_finds_nothing_is_not_contradicted() {
         drop(init(&tracker, id(1)).await);
     });
 }
+
+#[test]
+fn a_record_that_is_not_kept_takes_the_one_before_it_out() {
+    virtual_time(async {
+        let store = FaultyStore::new();
+        let (tracker, other) = (replaying(&store).await, spawn(store.clone()).await);
+        let Some(Record { owner, .. }) = other.lookup(id(1)).await.unwrap() else { panic!("it is there") };
+        other.forget(id(1), owner, "a test").await.unwrap();
+        let anew = || Track::new(id(1), other_payload()).retention(Duration::from_secs(30));
+        let Ok(Tracked::Init(permit)) = other.track(anew()).await else { panic!("it is free") };
+        permit.complete("again").await.unwrap();
+        assert_eq!(word_of(tracker.track(anew()).await), "cached b\"again\"");
+        assert_eq!(outcome(&tracker, id(1)).await, "mismatch");
+    });
+}
