@@ -54,6 +54,37 @@ impl Parts {
     }
 }
 
+/// The bytes as numbers in the same order, which maps and indexes hash and compare in a fraction of the time of bytes.
+pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+    bytes.as_chunks().0.iter().map(|word| u64::from_be_bytes(*word))
+}
+
+/// `Ord` and `Hash` of a type of whole words, of which the first most often says which is less.
+macro_rules! by_words {
+    ($type:ty) => {
+        impl Ord for $type {
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                let first = |bytes: &Self| $crate::hash::words(&bytes.0).next();
+                first(self).cmp(&first(other)).then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $type {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl std::hash::Hash for $type {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                $crate::hash::words(&self.0).for_each(|word| state.write_u64(word));
+            }
+        }
+    };
+}
+
+pub(crate) use by_words;
+
 /// Writes the first four bytes as eight hex digits: enough to find a request in a log, too little to guess one.
 pub(crate) fn short_hex(bytes: &[u8], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     bytes.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -61,7 +92,29 @@ pub(crate) fn short_hex(bytes: &[u8], f: &mut std::fmt::Formatter<'_>) -> std::f
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::HashSet,
+        hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    };
+
     use super::*;
+    use crate::RequestId;
+
+    #[test]
+    fn words_are_in_the_order_of_their_bytes() {
+        let mut ids: Vec<[u8; 32]> = (0..=255_u8).map(|byte| *blake3::hash(&[byte]).as_bytes()).collect();
+        ids.extend((0..32).map(|at| std::array::from_fn(|index| u8::from(index == at))));
+        for one in &ids {
+            for other in &ids {
+                let ids = [one, other].map(|bytes| RequestId::from_bytes(*bytes));
+                assert_eq!(ids[0].cmp(&ids[1]), one.cmp(other));
+            }
+        }
+        let hash =
+            |id: &[u8; 32]| BuildHasherDefault::<DefaultHasher>::new().hash_one(RequestId::from_bytes(*id));
+        let hashes: HashSet<u64> = ids.iter().map(hash).collect();
+        assert_eq!(hashes.len(), ids.len(), "each of the bytes counts");
+    }
 
     /// What was stored before contexts were kept must be found.
     #[test]

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::hash::short_hex;
+use crate::hash::{by_words, short_hex};
 
 /// 128 random bits minted for one claim. Only whoever knows them may settle the record; it keeps them for its
 /// whole life, also when it is settled.
@@ -14,8 +14,10 @@ use crate::hash::short_hex;
 ///
 /// A counter would not do: kept in the row, it starts again at 1 when the row is pruned, and the owner of an
 /// earlier life fits again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Owner([u8; 16]);
+
+by_words!(Owner);
 
 impl Owner {
     /// Takes 128 bits, which must come from a cryptographic random number generator.

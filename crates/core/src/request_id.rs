@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::{
     Scope, Secret,
-    hash::{Parts, Purpose, short_hex},
+    hash::{Parts, Purpose, by_words, short_hex},
 };
 
 static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed request id");
@@ -21,8 +21,10 @@ static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed request id")
 /// ```
 ///
 /// Over HTTP the parts are method, host (option), path and idempotency key.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId([u8; 32]);
+
+by_words!(RequestId);
 
 impl RequestId {
     /// Hashes scope and parts, each preceded by its length; keyed by `secret`, see [`Secret`].

@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::{
     Secret,
-    hash::{Parts, Purpose, short_hex},
+    hash::{Parts, Purpose, by_words, short_hex},
 };
 
 static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed tenant");
@@ -17,8 +17,10 @@ static UNKEYED: Purpose = Purpose::new("idempotency 2026-11 unkeyed tenant");
 /// ```
 ///
 /// It is not stored. It may be wider than a [`Scope`](crate::Scope), such as an account of many users.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Tenant([u8; 16]);
+
+by_words!(Tenant);
 
 impl Tenant {
     /// Hashes parts, each preceded by its length; keyed by `secret`, see [`Secret`].

@@ -5,7 +5,7 @@ use idempotency_core::{
 };
 use time::OffsetDateTime;
 
-use crate::{Call, Caller};
+use crate::{Call, Caller, Moment};
 
 /// What the engine tells the tracker to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Command {
         /// The owner in the permit.
         owner: Owner,
         /// A margin before the lease ends.
-        until: OffsetDateTime,
+        until: Moment,
     },
     /// The lease could not be kept, or somebody else has the record.
     Lost {
@@ -67,9 +67,9 @@ pub struct Granted {
     /// Its owner is not that of the `Track` where it was inherited.
     pub claim: Claim,
     /// A margin before the lease ends.
-    pub held_until: OffsetDateTime,
+    pub held_until: Moment,
     /// Until when it is renewed.
-    pub work_until: OffsetDateTime,
+    pub work_until: Moment,
 }
 
 /// What happened to a request out of the ordinary.

@@ -26,7 +26,7 @@ const LANES_A_TICK: usize = 256;
 pub struct Engine {
     config: Config,
     /// Only ids that something is going on for.
-    lanes: HashMap<RequestId, Lane, RandomState>,
+    lanes: HashMap<RequestId, Box<Lane>, RandomState>,
     deadlines: BTreeSet<(Moment, RequestId)>,
     pruning: Pruning,
     drain: Option<Drain>,
@@ -190,12 +190,12 @@ impl Engine {
     }
 
     /// When the next [`Event::Deadline`] is due. It may come late; then what is due is done late.
-    pub fn deadline(&self) -> Option<OffsetDateTime> {
+    pub fn deadline(&self) -> Option<Moment> {
         let drain = self.drain.as_ref().filter(|drain| !drain.done);
         let drain = drain.map(|drain| drain.halt_at.unwrap_or(drain.give_up));
         let lane = self.deadlines.first().map(|(moment, _)| *moment);
         let pruning = self.pruning.deadline().filter(|_| self.drain.is_none());
-        [drain, lane, pruning].into_iter().flatten().min().map(OffsetDateTime::from)
+        [drain, lane, pruning].into_iter().flatten().min()
     }
 
     /// How much is going on.
@@ -217,12 +217,12 @@ impl Engine {
 
     /// The claims whose permit lives in this process, in no order.
     pub fn live(&self) -> impl Iterator<Item = &Claim> {
-        self.lanes.values().filter_map(Lane::live)
+        self.lanes.values().filter_map(|lane| lane.live())
     }
 
     /// Whether the permit of this id's claim lives in this process.
     pub fn is_live(&self, id: &RequestId) -> bool {
-        self.lanes.get(id).is_some_and(Lane::is_live)
+        self.lanes.get(id).is_some_and(|lane| lane.is_live())
     }
 
     /// Whether a shutdown has begun.
@@ -238,7 +238,7 @@ impl Engine {
         handle: impl FnOnce(&mut Lane, &mut Context<'_>),
     ) {
         let lane = self.lanes.entry(id).or_default();
-        let (before, among_tenants) = (Totals::of(lane), lane.among_tenants());
+        let (was_idle, before, among_tenants) = (lane.is_idle(), Totals::of(lane), lane.among_tenants());
         let mut cx = Context {
             config: &self.config,
             id,
@@ -261,9 +261,12 @@ impl Engine {
             self.tenants.store(tenant, bytes, at.moment, retention);
         }
 
-        // A deadline that moved back stays noted where it was and finds nothing to do: most claims are settled long
-        // before, and then it was moved once instead of three times.
-        let deadline = lane.deadline();
+        // A deadline that moved back stays noted where it was and finds nothing to do, and the first one is noted as early as
+        // that of a result would be: most claims are settled long before, and then it was never moved.
+        let mut deadline = lane.deadline();
+        if was_idle {
+            deadline = deadline.min(Some(at.moment.after(self.config.put_patience)));
+        }
         if deadline.is_none() || lane.armed.is_none_or(|armed| deadline < Some(armed)) {
             if let Some(armed) = mem::replace(&mut lane.armed, deadline) {
                 self.deadlines.remove(&(armed, id));

@@ -3,6 +3,8 @@ use std::time::Duration;
 use idempotency_core::{Change, Claim, Cursor, Owner, RequestId, StoreError, StoreReply, Tenant};
 use time::OffsetDateTime;
 
+use crate::Moment;
+
 /// Names somebody who waits for an answer; made by the tracker, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Caller(pub u64);
@@ -152,11 +154,11 @@ pub struct Adopted {
     /// The claim.
     pub claim: Claim,
     /// Since when it is held.
-    pub since: OffsetDateTime,
+    pub since: Moment,
     /// Until when its lease holds as far as is known.
-    pub held_until: OffsetDateTime,
+    pub held_until: Moment,
     /// Until when it is renewed.
-    pub work_until: OffsetDateTime,
+    pub work_until: Moment,
     /// Whose limits it counts against.
     pub tenant: Option<Tenant>,
     /// How its holder ended it, if he did.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use idempotency_core::{Change, Claim, Meta, Owner, Tenant};
 
-use crate::{Caller, OnConcurrent, OnOrphan, Track, ghost::Ghost, moment::Moment};
+use crate::{Caller, OnConcurrent, OnOrphan, Track, ghost::Ghost, lane::Context, moment::Moment};
 
 /// What waits in a lane, or is in flight. One store call each, repeated if need be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -124,6 +124,19 @@ pub(crate) struct Settling {
     pub(crate) patience: Moment,
     pub(crate) not_before: Moment,
     pub(crate) attempts: u32,
+}
+
+impl Settling {
+    pub(crate) fn new(owner: Owner, change: Change, caller: Option<Caller>, cx: &Context<'_>) -> Self {
+        Self {
+            owner,
+            change,
+            caller,
+            patience: cx.moment.after(cx.config.put_patience),
+            not_before: cx.moment,
+            attempts: 0,
+        }
+    }
 }
 
 impl Job {

@@ -121,7 +121,11 @@ impl Lane {
         let give_up = cx.moment.after(cx.config.track_patience());
         let claiming = Claiming::new(caller, track, give_up, cx.moment);
         if let Some(claiming) = self.answer_from_here(claiming, cx) {
-            self.queue.push_back(Job::Claim(claiming));
+            if self.flight.is_none() && self.queue.is_empty() {
+                self.start_claiming(claiming, cx);
+            } else {
+                self.queue.push_back(Job::Claim(claiming));
+            }
         }
     }
 
@@ -136,15 +140,10 @@ impl Lane {
         }
         self.claim = Some(live);
         if let Some(change) = ending {
-            // It may have been sent, and more than once.
             self.deferred += size_of_body(&change);
-            self.settle(owner, change, None, cx);
-            if let Some(Job::Settle(settling)) = self.queue.front_mut() {
-                settling.attempts = 1;
-            }
-            if let Some(live) = &mut self.claim {
-                live.ending = Ending::Failing;
-            }
+            // It may have been sent, and more than once.
+            let settling = Settling { attempts: 1, ..Settling::new(owner, change, None, cx) };
+            self.begin_settling(settling, Ending::Failing, cx);
         }
     }
 
@@ -184,23 +183,30 @@ impl Lane {
         }
     }
 
-    pub(crate) fn settle(&mut self, owner: Owner, change: Change, caller: Option<Caller>, cx: &Context<'_>) {
-        if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == owner) {
-            live.ending = Ending::Settling;
+    pub(crate) fn settle(
+        &mut self,
+        owner: Owner,
+        change: Change,
+        caller: Option<Caller>,
+        cx: &mut Context<'_>,
+    ) {
+        self.begin_settling(Settling::new(owner, change, caller, cx), Ending::Settling, cx);
+    }
+
+    fn begin_settling(&mut self, settling: Settling, ending: Ending, cx: &mut Context<'_>) {
+        if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == settling.owner) {
+            live.ending = ending;
             // Also past the work limit: until the result is stored nobody is to take over.
             if live.renew_at.is_none() {
                 live.renew_later(cx.moment);
             }
         }
         // In front: the holder of a permit comes before those who ask what became of it.
-        self.queue.push_front(Job::Settle(Settling {
-            owner,
-            change,
-            caller,
-            patience: cx.moment.after(cx.config.put_patience),
-            not_before: cx.moment,
-            attempts: 0,
-        }));
+        if self.flight.is_none() {
+            self.start(Job::Settle(settling), cx);
+        } else {
+            self.queue.push_front(Job::Settle(settling));
+        }
     }
 
     pub(crate) fn forget(&mut self, caller: Caller, owner: Owner, cx: &Context<'_>) {

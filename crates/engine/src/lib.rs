@@ -50,4 +50,5 @@ pub use command::{Answer, Command, Forgotten, Granted, Happened, Refused, Settle
 pub use config::Config;
 pub use engine::{Engine, Load};
 pub use event::{Adopted, Call, Caller, Event, OnConcurrent, OnOrphan, Track};
+pub use moment::Moment;
 pub use verdict::{Verdict, verdict};

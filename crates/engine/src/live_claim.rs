@@ -55,9 +55,8 @@ impl LiveClaim {
     /// Of an engine before this one, whose last renewals nobody knows of: renewed at once.
     pub(crate) fn adopted(adopted: Adopted, now: Moment) -> Self {
         let Adopted { claim, since, held_until, work_until, .. } = adopted;
-        let (held_until, work_until) = (held_until.into(), Moment::from(work_until));
         Self {
-            since: since.into(),
+            since,
             held_until,
             renew_at: (now < work_until).then_some(now),
             work_until,
@@ -71,11 +70,7 @@ impl LiveClaim {
 
     /// What is handed out of it.
     pub(crate) fn granted(&self) -> Granted {
-        Granted {
-            claim: self.claim.clone(),
-            held_until: self.held_until.into(),
-            work_until: self.work_until.into(),
-        }
+        Granted { claim: self.claim.clone(), held_until: self.held_until, work_until: self.work_until }
     }
 
     /// What others hear of it.
@@ -92,7 +87,7 @@ impl LiveClaim {
         self.renew_next(sent_at.after(self.claim.lease / 3));
         // Once it ends nobody is to begin an irreversible step.
         if self.ending == Ending::Open {
-            out.push(Command::Held { owner: self.claim.owner, until: self.held_until.into() });
+            out.push(Command::Held { owner: self.claim.owner, until: self.held_until });
         }
     }
 

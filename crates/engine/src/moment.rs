@@ -3,17 +3,36 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// An instant as nanoseconds since 1970. A date compares in ten times the time, and deadlines compare a lot.
+///
+/// ```
+/// use idempotency_engine::Moment;
+/// use time::OffsetDateTime;
+///
+/// let moment = Moment::from(OffsetDateTime::UNIX_EPOCH);
+/// assert_eq!(moment.nanos(), 0);
+/// assert_eq!(OffsetDateTime::from(moment), OffsetDateTime::UNIX_EPOCH);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Moment(i64);
+pub struct Moment(i64);
 
 impl Moment {
+    /// So many nanoseconds after 1970.
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since 1970.
+    pub const fn nanos(self) -> i64 {
+        self.0
+    }
+
     /// This instant plus `by`; at the end of time (the year 2262) it stays there.
     pub(crate) fn after(self, by: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)))
     }
 
     /// How long it is until `later`; nothing if that has passed.
-    pub(crate) fn until(self, later: Self) -> Duration {
+    pub fn until(self, later: Self) -> Duration {
         Duration::from_nanos(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
     }
 }

@@ -180,7 +180,7 @@ impl Model for Nodes {
             }
         }
         for node in 0..world.engines.len() {
-            if world.engines[node].deadline().is_some_and(|deadline| deadline <= at(world.now)) {
+            if world.engines[node].deadline().is_some_and(|deadline| deadline <= at(world.now).into()) {
                 steps.push(Step::Deadline(node));
             }
             if world.engines[node].load().waiting > 0 && world.calls[node].is_none() && world.ended {

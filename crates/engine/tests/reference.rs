@@ -124,7 +124,9 @@ impl Tracker {
     /// Time passes, and whatever is due on the way is done when it is due.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
-        while let Some(deadline) = self.engine.deadline().filter(|deadline| *deadline <= until) {
+        while let Some(deadline) =
+            self.engine.deadline().map(OffsetDateTime::from).filter(|deadline| *deadline <= until)
+        {
             self.now = self.now.max(deadline);
             assert_eq!(self.tell(Event::Deadline { entropy: 42 }), [], "nobody waits for anything");
         }

@@ -23,6 +23,7 @@
 mod config;
 mod records;
 mod store;
+mod table;
 
 #[cfg(test)]
 mod tests;

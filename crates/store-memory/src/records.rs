@@ -1,19 +1,22 @@
 //! What the store holds and what it costs. No lock and no async here; [`MemoryStore`](crate::MemoryStore) adds both.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{collections::BTreeSet, ops::Bound};
 
 use bytes::Bytes;
-use foldhash::quality::RandomState;
 use idempotency_core::{
     Body, Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, SecretCheck, Setup, State,
     StoreCommand, StoreError, StoreErrorKind, StoreReply, StoredResponse, Update, Updated, Write,
 };
 use time::OffsetDateTime;
 
-use crate::MemoryConfig;
+use crate::{
+    MemoryConfig,
+    table::{Slot, Table},
+};
 
-/// What a record costs beside its meta and body: its place in the map, half of which may be empty, and in the index.
-const OVERHEAD: usize = 640;
+/// What a record costs beside its meta and body: its place in the table, the places of what finds it and of the index, half of
+/// which may be empty, and what an allocator adds to a body.
+const OVERHEAD: usize = 512;
 
 /// What a claim reserves for the response to come.
 const RESERVE: usize = 1024;
@@ -21,12 +24,13 @@ const RESERVE: usize = 1024;
 /// How many expired records are cleared away before something is refused for want of room.
 const PRUNED_AT_ONCE: usize = 16;
 
-type ExpiryKey = (i128, RequestId);
+/// Nanoseconds since 1970.
+type ExpiryKey = (i64, Slot);
 
 /// The records, an index by expiry, and the bytes in use.
 #[derive(Debug)]
 pub(crate) struct Records {
-    map: HashMap<RequestId, Record, RandomState>,
+    table: Table,
     by_expiry: BTreeSet<ExpiryKey>,
     used: usize,
     config: MemoryConfig,
@@ -37,7 +41,7 @@ pub(crate) struct Records {
 impl Records {
     pub(crate) fn new(config: MemoryConfig) -> Self {
         Self {
-            map: HashMap::default(),
+            table: Table::new(),
             by_expiry: BTreeSet::new(),
             used: 0,
             config,
@@ -51,7 +55,7 @@ impl Records {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.map.len()
+        self.table.len()
     }
 
     pub(crate) fn apply(
@@ -100,27 +104,35 @@ impl Records {
     }
 
     pub(crate) fn lookup(&self, id: &RequestId, now: OffsetDateTime) -> Option<Record> {
-        self.map.get(id).filter(|record| !record.is_expired(now)).cloned()
+        let record = self.table.record(self.table.find(id)?);
+        (!record.is_expired(now)).then(|| record.clone())
     }
 
     pub(crate) fn insert(&mut self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
-        let step = Record::on_insert(self.map.get(&claim.id), claim, now);
+        let mut slot = self.table.find(&claim.id);
+        let step = Record::on_insert(slot.map(|slot| self.table.record(slot)), claim, now);
         if let Write::Put(record) = step.write {
-            self.make_room(&claim.id, &record, now)?;
-            self.put(claim.id, record);
+            if !self.takes(slot, &record) {
+                slot = self.make_room(&claim.id, now);
+            }
+            if !self.takes(slot, &record) {
+                return Err(self.full());
+            }
+            self.put(slot, claim.id, record);
         }
         Ok(step.answer)
     }
 
     pub(crate) fn update(&mut self, update: &Update, now: OffsetDateTime) -> Updated {
-        let step = Record::on_update(self.map.get(&update.id), update, now);
-        match step.write {
-            Write::Keep => {}
-            Write::Put(record) => {
-                let record = self.shrunk_to_fit(&update.id, record, now);
-                self.put(update.id, record);
+        let slot = self.table.find(&update.id);
+        let step = Record::on_update(slot.map(|slot| self.table.record(slot)), update, now);
+        match (step.write, slot) {
+            (Write::Put(record), _) => {
+                let (slot, record) = self.shrunk_to_fit(slot, &update.id, record, now);
+                self.put(slot, update.id, record);
             }
-            Write::Delete => self.delete(&update.id),
+            (Write::Delete, Some(slot)) => self.delete(slot),
+            (Write::Delete, None) | (Write::Keep, _) => {}
         }
         step.answer
     }
@@ -131,24 +143,25 @@ impl Records {
         record: &Record,
         now: OffsetDateTime,
     ) -> Result<Restored, StoreError> {
-        let step = Record::on_restore(self.map.get(id), record, now);
+        let slot = self.table.find(id);
+        let step = Record::on_restore(slot.map(|slot| self.table.record(slot)), record, now);
         if let Write::Put(record) = step.write {
-            let record = self.shrunk_to_fit(id, record, now);
-            if self.used_with(id, &record) > self.config.budget {
+            let (slot, record) = self.shrunk_to_fit(slot, id, record, now);
+            if self.used_with(slot, &record) > self.config.budget {
                 return Err(self.full());
             }
-            self.put(*id, record);
+            self.put(slot, *id, record);
         }
         Ok(step.answer)
     }
 
     /// Costs what it deletes, whatever else is stored.
     pub(crate) fn prune(&mut self, now: OffsetDateTime, limit: usize) -> Pruned {
-        let now = now.unix_timestamp_nanos();
+        let now = nanos(now);
         let mut deleted = 0;
         while deleted < limit {
             match self.by_expiry.first() {
-                Some(&(expires_at, id)) if expires_at <= now => self.delete(&id),
+                Some(&(expires_at, slot)) if expires_at <= now => self.delete(slot),
                 _ => return Pruned { deleted, more: false },
             }
             deleted += 1;
@@ -158,40 +171,38 @@ impl Records {
 
     /// Goes along the expiry index: a record that is not touched during the scan keeps its place there.
     pub(crate) fn scan(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let keys: Vec<ExpiryKey> = match cursor.map(decode_cursor).transpose()? {
-            None => self.by_expiry.iter().copied().take(limit).collect(),
-            Some(last) => {
-                use std::ops::Bound::{Excluded, Unbounded};
-                self.by_expiry.range((Excluded(last), Unbounded)).copied().take(limit).collect()
-            }
-        };
+        let after = cursor.map(decode_cursor).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
+        let keys: Vec<ExpiryKey> =
+            self.by_expiry.range((after, Bound::Unbounded)).copied().take(limit).collect();
         let next = (keys.len() == limit).then(|| keys.last().map(encode_cursor)).flatten();
-        let records = keys
-            .into_iter()
-            .filter_map(|(_, id)| self.map.get(&id).map(|record| (id, record.clone())))
-            .collect();
+        let entries = keys.into_iter().map(|(_, slot)| self.table.entry(slot));
+        let records = entries.map(|(id, record)| (id, record.clone())).collect();
         Ok(Page { records, next })
     }
 
     /// A claim may grow what is used to nine tenths of the budget, and one that grows nothing is always taken.
-    fn make_room(&mut self, id: &RequestId, record: &Record, now: OffsetDateTime) -> Result<(), StoreError> {
-        if self.fits(id, record) {
-            return Ok(());
-        }
-        self.prune(now, PRUNED_AT_ONCE);
-        if self.fits(id, record) { Ok(()) } else { Err(self.full()) }
+    fn takes(&self, slot: Option<Slot>, record: &Record) -> bool {
+        self.used_with(slot, record) <= self.used.max(self.config.budget / 10 * 9)
     }
 
-    fn fits(&self, id: &RequestId, record: &Record) -> bool {
-        self.used_with(id, record) <= self.used.max(self.config.budget / 10 * 9)
+    /// Where the record of this id lies afterwards: it may be one of those that had expired.
+    fn make_room(&mut self, id: &RequestId, now: OffsetDateTime) -> Option<Slot> {
+        self.prune(now, PRUNED_AT_ONCE);
+        self.table.find(id)
     }
 
     /// The record without its body, if it does not fit with it: the fact is never lost.
-    fn shrunk_to_fit(&mut self, id: &RequestId, mut record: Record, now: OffsetDateTime) -> Record {
-        if self.used_with(id, &record) > self.config.budget {
-            self.prune(now, PRUNED_AT_ONCE);
+    fn shrunk_to_fit(
+        &mut self,
+        mut slot: Option<Slot>,
+        id: &RequestId,
+        mut record: Record,
+        now: OffsetDateTime,
+    ) -> (Option<Slot>, Record) {
+        if self.used_with(slot, &record) > self.config.budget {
+            slot = self.make_room(id, now);
         }
-        let fits = self.used_with(id, &record) <= self.config.budget;
+        let fits = self.used_with(slot, &record) <= self.config.budget;
         if let State::Completed(response) = record.state {
             // A copy, for it may be a slice of a buffer that is larger than all we account for.
             record.state = State::Completed(match response.bytes() {
@@ -201,32 +212,36 @@ impl Records {
                 _ => response.without_body(),
             });
         }
-        record
+        (slot, record)
     }
 
-    fn used_with(&self, id: &RequestId, record: &Record) -> usize {
-        self.used - self.map.get(id).map_or(0, cost) + cost(record)
+    fn used_with(&self, slot: Option<Slot>, record: &Record) -> usize {
+        self.used - slot.map_or(0, |slot| cost(self.table.record(slot))) + cost(record)
     }
 
-    fn put(&mut self, id: RequestId, record: Record) {
-        let key = (record.expires_at.unix_timestamp_nanos(), id);
+    fn put(&mut self, slot: Option<Slot>, id: RequestId, record: Record) {
+        let expires_at = nanos(record.expires_at);
         self.used += cost(&record);
-        if let Some(old) = self.map.insert(id, record) {
-            self.used -= cost(&old);
-            let old_key = (old.expires_at.unix_timestamp_nanos(), id);
-            if old_key == key {
-                return;
+        let slot = match slot {
+            None => self.table.insert(id, record),
+            Some(slot) => {
+                let old = self.table.replace(slot, record);
+                self.used -= cost(&old);
+                let expired_at = nanos(old.expires_at);
+                if expired_at == expires_at {
+                    return;
+                }
+                self.by_expiry.remove(&(expired_at, slot));
+                slot
             }
-            self.by_expiry.remove(&old_key);
-        }
-        self.by_expiry.insert(key);
+        };
+        self.by_expiry.insert((expires_at, slot));
     }
 
-    fn delete(&mut self, id: &RequestId) {
-        if let Some(old) = self.map.remove(id) {
-            self.used -= cost(&old);
-            self.by_expiry.remove(&(old.expires_at.unix_timestamp_nanos(), *id));
-        }
+    fn delete(&mut self, slot: Slot) {
+        let old = self.table.remove(slot);
+        self.used -= cost(&old);
+        self.by_expiry.remove(&(nanos(old.expires_at), slot));
     }
 
     fn full(&self) -> StoreError {
@@ -244,18 +259,23 @@ fn cost(record: &Record) -> usize {
     OVERHEAD + record.meta.as_bytes().len() + body
 }
 
-fn encode_cursor((expires_at, id): &ExpiryKey) -> Cursor {
+fn encode_cursor((expires_at, slot): &ExpiryKey) -> Cursor {
     let mut bytes = expires_at.to_be_bytes().to_vec();
-    bytes.extend_from_slice(id.as_bytes());
+    bytes.extend_from_slice(&u32::from(*slot).to_be_bytes());
     Cursor::new(bytes)
 }
 
 fn decode_cursor(cursor: &Cursor) -> Result<ExpiryKey, StoreError> {
     let bytes = cursor.as_bytes();
     bytes
-        .split_first_chunk::<16>()
-        .and_then(|(expires_at, id)| {
-            Some((i128::from_be_bytes(*expires_at), RequestId::from_bytes(id.try_into().ok()?)))
+        .split_first_chunk::<8>()
+        .and_then(|(expires_at, slot)| {
+            Some((i64::from_be_bytes(*expires_at), u32::from_be_bytes(slot.try_into().ok()?).into()))
         })
         .ok_or_else(|| StoreError::new(StoreErrorKind::Invalid, "not a cursor of this store").not_applied())
+}
+
+/// At the ends of time (1677 and 2262) it stays there.
+fn nanos(instant: OffsetDateTime) -> i64 {
+    instant.unix_timestamp_nanos().clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }

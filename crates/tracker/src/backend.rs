@@ -224,10 +224,10 @@ impl Backend {
         self.noted = None;
     }
 
-    pub(crate) fn call(&mut self, call: Call, command: StoreCommand, span: Span) {
+    pub(crate) fn call(&mut self, call: Call, command: StoreCommand, since: Instant, span: Span) {
         match call {
             Call::Prune => {
-                self.resting = Some((Box::pin(sleep_until(Instant::now() + REST)), command));
+                self.resting = Some((Box::pin(sleep_until(since + REST)), command));
                 self.rest_begins = true;
             }
             _ => {
@@ -236,7 +236,7 @@ impl Backend {
                     StoreCommand::Watch(id) if !self.capabilities.push => StoreCommand::Lookup(id),
                     command => command,
                 };
-                self.calls.push_back(Queued { call, command, since: Instant::now(), span });
+                self.calls.push_back(Queued { call, command, since, span });
             }
         }
     }
@@ -292,18 +292,12 @@ impl Backend {
             self.calls.push_back(Queued { call, command, since, span });
         }
         while let Poll::Ready(Some((sent, replies))) = self.under_way.poll_next_unpin(cx) {
-            let (from, took) = (returned.len(), sent.at.elapsed());
-            let (calls, spans): (Vec<_>, Vec<_>) = sent
-                .calls
-                .into_iter()
-                .map(|sent| {
-                    meters.call(sent.name, took);
-                    (sent.call, sent.span)
-                })
-                .collect();
-            self.take_in(calls, replies, sent.restarts, now, returned);
-            for (span, (_, reply)) in spans.iter().zip(&returned[from..]) {
-                span.record("outcome", outcome(reply));
+            let took = sent.at.elapsed();
+            let replies = self.replies(sent.calls.len(), replies, sent.restarts, now);
+            for (SentCall { call, name, span }, reply) in sent.calls.into_iter().zip(replies) {
+                meters.call(name, took);
+                span.record("outcome", outcome(&reply));
+                returned.push((call, reply));
             }
         }
         self.poll_state(now, cx, returned)
@@ -318,42 +312,40 @@ impl Backend {
         recipient.send(StoreBatch { commands: vec![StoreCommand::Close], now }).timeout(self.store_limit * 2)
     }
 
-    fn take_in(
+    /// As many as there were calls, whatever came back.
+    fn replies(
         &mut self,
-        calls: Vec<Call>,
+        count: usize,
         replies: Result<StoreReplies, MailboxError>,
         restarts: u64,
         now: OffsetDateTime,
-        returned: &mut Vec<Returned>,
-    ) {
-        let count = calls.len();
-        match replies {
+    ) -> StoreReplies {
+        let error = match replies {
             Ok(replies) if replies.len() == count => {
                 self.heard(&replies, restarts, now);
-                returned.extend(calls.into_iter().zip(replies));
+                return replies;
             }
             Ok(replies) => {
                 let message = format!("the backend gave {} answers to {count} commands", replies.len());
-                let error = StoreError::new(StoreErrorKind::Other, message);
-                returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
+                StoreError::new(StoreErrorKind::Other, message)
             }
             Err(MailboxError::Timeout) => {
                 let error =
                     StoreError::new(StoreErrorKind::TimedOut, "the backend actor did not answer in time");
                 self.heard(&[Err(error.clone())], restarts, now);
-                returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
+                error
             }
             // Nobody knows whether it ran.
             Err(MailboxError::Closed) => {
-                let error = StoreError::new(StoreErrorKind::Unavailable, "the backend actor died");
-                returned.extend(calls.into_iter().map(|call| (call, Err(error.clone()))));
                 if let State::Up(recipient) = &self.state
                     && !recipient.connected()
                 {
                     self.failed("it died", now);
                 }
+                StoreError::new(StoreErrorKind::Unavailable, "the backend actor died")
             }
-        }
+        };
+        vec![Err(error); count]
     }
 }
 

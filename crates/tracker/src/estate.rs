@@ -4,7 +4,9 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
+    mem,
     rc::Rc,
+    task,
     time::Duration,
 };
 
@@ -40,7 +42,7 @@ pub(crate) struct Estate {
     /// How holders ended their claims, as long as it is not stored; also of those whose claim is not live any more.
     pub(crate) unsettled: HashMap<Owner, (RequestId, Change), RandomState>,
     /// Claims that were sent, and not answered for good yet.
-    pub(crate) sent: HashMap<RequestId, Claim, RandomState>,
+    pub(crate) sent: HashMap<RequestId, Sent, RandomState>,
     /// What starts the backend actor: another one after a swap.
     pub(crate) backend: StartBackend,
     /// Who hears whether the store could be set up.
@@ -72,6 +74,13 @@ impl Live {
     pub(crate) fn new(lease: Lease, granted: Granted, since: OffsetDateTime, tenant: Option<Tenant>) -> Self {
         Self { lease, granted, since, tenant, is_undelivered: false }
     }
+}
+
+/// A claim on its way.
+pub(crate) struct Sent {
+    pub(crate) claim: Claim,
+    /// In this round: it is forgotten when it is known in another place what became of it.
+    pub(crate) answered: bool,
 }
 
 /// A shutdown that has begun.
@@ -122,6 +131,15 @@ impl Estate {
         self.addr.send_replace(None);
     }
 
+    /// Takes in so many at most of what has come. Whether anything was there; if not, the task is woken when something is.
+    pub(crate) fn take(&mut self, task: &mut task::Context<'_>, most: usize) -> bool {
+        // In its place, without a move.
+        let mut taken = Vec::from(mem::take(&mut self.taken));
+        let from_inbox = self.receiver.poll_recv_many(task, &mut taken, most);
+        self.taken = taken.into();
+        from_inbox.is_ready()
+    }
+
     /// Nobody will shut it down.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned && self.shutdown.is_none()
@@ -133,7 +151,7 @@ impl Estate {
             let said = self.unsettled.get(owner).map(|(_, change)| change.clone());
             Event::Adopt(Adopted {
                 claim: live.granted.claim.clone(),
-                since: live.since,
+                since: live.since.into(),
                 held_until: live.lease.held_until(),
                 work_until: live.granted.work_until,
                 tenant: live.tenant,
@@ -146,7 +164,8 @@ impl Estate {
             Event::Settle { id, owner, change, caller: None }
         });
         // Nobody has a permit for these.
-        let sent = self.sent.values().filter(|claim| !self.live.contains_key(&claim.owner));
+        let sent = self.sent.values().map(|sent| &sent.claim);
+        let sent = sent.filter(|claim| !self.live.contains_key(&claim.owner));
         adopted.chain(late).chain(sent.map(|claim| Event::Unwanted { claim: claim.clone() })).collect()
     }
 

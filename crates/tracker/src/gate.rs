@@ -115,9 +115,10 @@ impl<S: Store> Gate<S> {
 
     /// On the tracker's thread, for a store that never waits.
     pub(crate) fn run_at_once(&self, batch: &StoreBatch) -> StoreReplies {
-        let message = "the store says that it answers at once, and did not";
-        let error = StoreError::new(StoreErrorKind::Misconfigured, message);
-        self.run(&batch.commands, batch.now).now_or_never().unwrap_or_else(|| all(&batch.commands, &error))
+        self.run(&batch.commands, batch.now).now_or_never().unwrap_or_else(|| {
+            let message = "the store says that it answers at once, and did not";
+            all(&batch.commands, &StoreError::new(StoreErrorKind::Misconfigured, message))
+        })
     }
 
     /// The next batch and who waits for how many of its answers.

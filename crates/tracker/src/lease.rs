@@ -7,6 +7,7 @@ use std::{
 };
 
 use idempotency_core::Clock;
+use idempotency_engine::Moment;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
@@ -36,10 +37,10 @@ struct State {
 }
 
 impl Lease {
-    pub(crate) fn new(clock: Arc<dyn Clock>, held_until: OffsetDateTime) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, held_until: Moment) -> Self {
         Self(Arc::new(State {
             clock,
-            held_until: AtomicI64::new(nanos(held_until)),
+            held_until: AtomicI64::new(held_until.nanos()),
             lost: AtomicBool::new(false),
             notify: Notify::new(),
         }))
@@ -50,7 +51,7 @@ impl Lease {
     ///
     /// After an outage it may turn true again: the claim was renewed before anybody took it over.
     pub fn is_held(&self) -> bool {
-        nanos(self.0.clock.now()) < self.0.held_until.load(Ordering::Acquire)
+        Moment::from(self.0.clock.now()).nanos() < self.0.held_until.load(Ordering::Acquire)
     }
 
     /// Resolves when the lease could not be kept for once, or somebody else has the claim. Never, as long as all
@@ -73,13 +74,12 @@ impl Lease {
     }
 
     /// As far as is known.
-    pub(crate) fn held_until(&self) -> OffsetDateTime {
-        let nanos = self.0.held_until.load(Ordering::Acquire);
-        OffsetDateTime::from_unix_timestamp_nanos(nanos.into()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    pub(crate) fn held_until(&self) -> Moment {
+        Moment::from_nanos(self.0.held_until.load(Ordering::Acquire))
     }
 
-    pub(crate) fn keep(&self, until: OffsetDateTime) {
-        self.0.held_until.store(nanos(until), Ordering::Release);
+    pub(crate) fn keep(&self, until: Moment) {
+        self.0.held_until.store(until.nanos(), Ordering::Release);
     }
 
     pub(crate) fn lose(&self) {
@@ -93,8 +93,4 @@ impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease").field("is_held", &self.is_held()).finish()
     }
-}
-
-fn nanos(instant: OffsetDateTime) -> i64 {
-    i64::try_from(instant.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }

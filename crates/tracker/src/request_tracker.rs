@@ -6,7 +6,7 @@ mod mailbox;
 mod swapping;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt, mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -21,7 +21,7 @@ use idempotency_core::{
 use idempotency_engine::{self as engine, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use time::OffsetDateTime;
-use tokio::{runtime, sync::oneshot};
+use tokio::{runtime, sync::oneshot, time::Instant};
 use tracing::Span;
 
 pub(crate) use self::asking::outcome;
@@ -31,7 +31,7 @@ use crate::{
     backend::{Backend, FirstSetup},
     builder::OnHappened,
     cache::ReadCache,
-    estate::SharedEstate,
+    estate::{Sent, SharedEstate},
     hints::Hints,
     inbox::{Inbox, Input, Reply, Slot},
     meters::Meters,
@@ -77,7 +77,7 @@ pub struct RequestTracker {
     /// How many there were before it.
     number: u64,
     /// Calls that were answered for good in this round.
-    answered: Vec<(RequestId, Owner)>,
+    answered: Vec<RequestId>,
     /// Told of its orderly end; dropped without a word at any other.
     stopped: Option<oneshot::Sender<()>>,
 }
@@ -264,6 +264,7 @@ impl RequestTracker {
     /// Does what the engine decided. True if calls went to the store, whose answers must be polled for.
     fn carry_out(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime) -> bool {
         let mut commands = mem::take(&mut self.commands);
+        let since = Instant::now();
         for command in commands.drain(..) {
             match command {
                 Command::Call { call, command } => {
@@ -271,11 +272,11 @@ impl RequestTracker {
                         tracing::trace!(%id, call = command.name(), "to the store");
                     }
                     if let StoreCommand::Insert(claim) = &command {
-                        self.answered.retain(|(id, _)| *id != claim.id);
-                        self.estate.borrow_mut().sent.insert(claim.id, claim.clone());
+                        let sent = Sent { claim: claim.clone(), answered: false };
+                        self.estate.borrow_mut().sent.insert(claim.id, sent);
                     }
                     let span = self.asking.call(&command);
-                    self.backend.call(call, command, span);
+                    self.backend.call(call, command, since, span);
                 }
                 Command::Answer(caller, answer) => self.answer(ctx, now, caller, answer),
                 Command::Dismiss(caller) => drop(self.waited(caller)),
@@ -305,10 +306,12 @@ impl RequestTracker {
         }
         self.commands = commands;
         let mut estate = self.estate.borrow_mut();
-        // Now that it is known in another place what became of them.
-        for (id, owner) in self.answered.drain(..) {
-            if estate.sent.get(&id).is_some_and(|claim| claim.owner == owner) {
-                estate.sent.remove(&id);
+        for id in self.answered.drain(..) {
+            // Unless it was sent again.
+            if let Entry::Occupied(sent) = estate.sent.entry(id)
+                && sent.get().answered
+            {
+                sent.remove();
             }
         }
         estate.restarts = self.backend.restarts();
@@ -373,9 +376,10 @@ impl RequestTracker {
         }
         if let Call::Lane(id) = call
             && reply.as_ref().map_or_else(|error| error.was_not_applied() || !error.is_retryable(), |_| true)
-            && let Some(claim) = self.estate.borrow().sent.get(&id)
+            && let Some(sent) = self.estate.borrow_mut().sent.get_mut(&id)
         {
-            self.answered.push((id, claim.owner));
+            sent.answered = true;
+            self.answered.push(id);
         }
         if let Ok(StoreReply::Pruned(pruned)) = &reply {
             self.meters.pruned.increment(pruned.deleted as u64);

@@ -101,19 +101,21 @@ impl Lane {
             cx.happened(Happened::Resumed);
         }
         let resolves = claiming.on_orphan == OnOrphan::Resolve && claiming.claim.takes_over.is_some();
-        let work_limit = if resolves { cx.config.resolve_limit } else { claiming.work_limit };
-        let uncertain = claiming.uncertain;
-        let by_operator = claiming.by_operator;
-        let live =
-            LiveClaim { by_operator, ..LiveClaim::new(claiming.hand_over(), sent_at, work_limit, uncertain) };
-        let granted = live.granted();
+        let Claiming { caller, work_limit, uncertain, by_operator, .. } = *claiming;
+        let (claim, waiting, work_limit) = if resolves {
+            (claiming.hand_over(), Some(claiming), cx.config.resolve_limit)
+        } else {
+            (claiming.claim, None, work_limit)
+        };
+        let live = LiveClaim { by_operator, ..LiveClaim::new(claim, sent_at, work_limit, uncertain) };
+        let permit = live.granted();
         self.claim = Some(live);
-        match claiming.caller {
-            Some(caller) if resolves => {
-                cx.out.push(Command::Resolve { caller, permit: granted });
+        match (caller, waiting) {
+            (Some(caller), Some(claiming)) => {
+                cx.out.push(Command::Resolve { caller, permit });
                 self.wait_for_resolver(claiming, cx);
             }
-            caller => cx.tracked(caller, Ok(Tracked::Init(granted))),
+            (caller, _) => cx.tracked(caller, Ok(Tracked::Init(permit))),
         }
     }
 

@@ -125,7 +125,9 @@ impl Desk {
     pub(crate) fn until(&mut self, at: u64) -> Vec<String> {
         let end = START + ms(at);
         let (mut done, mut rounds) = (Vec::new(), 0);
-        while let Some(deadline) = self.engine.deadline().filter(|deadline| *deadline <= end) {
+        while let Some(deadline) =
+            self.engine.deadline().map(OffsetDateTime::from).filter(|deadline| *deadline <= end)
+        {
             rounds = if deadline > self.now { 0 } else { rounds + 1 };
             assert!(rounds < 100, "it goes round in circles: {done:?}");
             self.now = self.now.max(deadline);
@@ -215,6 +217,6 @@ impl Desk {
     }
 }
 
-pub(crate) fn since_start(moment: OffsetDateTime) -> i128 {
-    (moment - START).whole_milliseconds()
+pub(crate) fn since_start(moment: impl Into<OffsetDateTime>) -> i128 {
+    (moment.into() - START).whole_milliseconds()
 }

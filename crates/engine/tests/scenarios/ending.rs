@@ -140,9 +140,9 @@ fn a_claim_of_an_engine_before_this_one_is_renewed_at_once_or_ended() {
     let adopted = |ending| {
         Event::Adopt(Adopted {
             claim: claim(1),
-            since: START,
-            held_until: START + ms(9000),
-            work_until: START + ms(900_000),
+            since: START.into(),
+            held_until: (START + ms(9000)).into(),
+            work_until: (START + ms(900_000)).into(),
             tenant: None,
             ending,
         })

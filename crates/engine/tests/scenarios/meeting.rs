@@ -16,9 +16,9 @@ fn haunt(desk: &mut Desk, number: u64) {
 fn adopted(work_until: u64, ending: Option<idempotency_core::Change>) -> Event {
     Event::Adopt(Adopted {
         claim: claim(1),
-        since: START,
-        held_until: START + ms(9000),
-        work_until: START + ms(work_until),
+        since: START.into(),
+        held_until: (START + ms(9000)).into(),
+        work_until: (START + ms(work_until)).into(),
         tenant: None,
         ending,
     })

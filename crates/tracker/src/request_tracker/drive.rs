@@ -6,13 +6,13 @@ use std::{
 };
 
 use actix::{ActorFuture, Context};
-use idempotency_engine::Event;
+use idempotency_engine::{Event, Moment};
 use rand::Rng;
 use time::OffsetDateTime;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{ABANDONED_GRACE, RequestTracker};
-use crate::{backend::Returned, inbox::Input};
+use crate::backend::Returned;
 
 /// How many inputs are taken in before the commands they lead to go out together.
 const INPUTS_A_ROUND: usize = 256;
@@ -21,11 +21,10 @@ const INPUTS_A_ROUND: usize = 256;
 ///
 /// One future for everything, since every future in an actor's context is polled at each wake.
 pub(super) struct Drive {
-    inputs: Vec<Input>,
     returned: Vec<Returned>,
     timer: Pin<Box<Sleep>>,
     /// When the timer fires: at the engine's deadline or earlier.
-    armed: Option<OffsetDateTime>,
+    armed: Option<Moment>,
 }
 
 impl ActorFuture<RequestTracker> for Drive {
@@ -41,9 +40,7 @@ impl ActorFuture<RequestTracker> for Drive {
         let now = actor.parts.clock.now();
 
         actor.inherit(now);
-        let from_inbox =
-            actor.estate.borrow_mut().receiver.poll_recv_many(task, &mut this.inputs, INPUTS_A_ROUND);
-        actor.estate.borrow_mut().taken.extend(this.inputs.drain(..));
+        let from_inbox = actor.estate.borrow_mut().take(task, INPUTS_A_ROUND);
         let first_setup = actor.backend.poll(now, task, &actor.meters, &mut this.returned);
         if let Some(first_setup) = first_setup {
             actor.report_start(ctx, first_setup);
@@ -51,7 +48,7 @@ impl ActorFuture<RequestTracker> for Drive {
         if let Some(event) = actor.backend.changed() {
             actor.decide(now, event);
         }
-        let mut worked = from_inbox.is_ready() || !this.returned.is_empty();
+        let mut worked = from_inbox || !this.returned.is_empty();
 
         for (call, reply) in this.returned.drain(..) {
             actor.returned(now, call, reply);
@@ -66,7 +63,7 @@ impl ActorFuture<RequestTracker> for Drive {
             tracing::info!("the last handle is gone");
             actor.begin_shutdown(now, ABANDONED_GRACE, None);
         }
-        if actor.engine.deadline().is_some_and(|deadline| deadline <= now) {
+        if actor.engine.deadline().is_some_and(|deadline| deadline <= now.into()) {
             let entropy = actor.random.next_u64();
             actor.decide(now, Event::Deadline { entropy });
         }
@@ -83,12 +80,7 @@ impl ActorFuture<RequestTracker> for Drive {
 
 impl Drive {
     pub(super) fn new() -> Self {
-        Self {
-            inputs: Vec::with_capacity(INPUTS_A_ROUND),
-            returned: Vec::new(),
-            timer: Box::pin(sleep(Duration::ZERO)),
-            armed: None,
-        }
+        Self { returned: Vec::new(), timer: Box::pin(sleep(Duration::ZERO)), armed: None }
     }
 
     /// Sees to it that the actor is woken at the engine's deadline. A timer that would fire earlier is left as it is:
@@ -98,12 +90,11 @@ impl Drive {
             self.armed = None;
         }
         let Some(deadline) = actor.engine.deadline() else { return false };
-        if deadline <= now {
+        if deadline <= now.into() {
             return true;
         }
         if self.armed.is_none_or(|armed| deadline < armed) {
-            let left = (deadline - now).try_into().unwrap_or(Duration::ZERO);
-            self.timer.as_mut().reset(Instant::now() + left);
+            self.timer.as_mut().reset(Instant::now() + Moment::from(now).until(deadline));
             self.armed = Some(deadline);
             return self.timer.as_mut().poll(task).is_ready();
         }
