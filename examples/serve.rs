@@ -20,13 +20,14 @@ pub(crate) async fn serve(
     app: Router,
     tracker: TrackerHandle,
 ) -> Result<(), Box<dyn Error>> {
+    let asked_to_stop = stop::asked_to_stop()?;
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let (stop, stopping) = oneshot::channel::<()>();
     let serving = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopping.await) });
     let serving = tokio::spawn(serving.into_future());
 
-    stop::asked_to_stop().await?;
+    asked_to_stop.await?;
     // The tracker first: it takes nothing new and waits for what runs, also where the client hung up.
     tracker.shutdown(GRACE).await?;
     drop(stop);

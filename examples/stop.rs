@@ -1,18 +1,23 @@
 //! What every server here waits for.
 
-use std::io;
+use std::{future::Future, io};
 
-/// Resolves at Ctrl-C or, where there is such a thing, SIGTERM.
-pub(crate) async fn asked_to_stop() -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
+/// Resolves at Ctrl-C or, where there is such a thing, SIGTERM. Listens from this call on: who asks as soon as the address is
+/// printed is heard.
+#[cfg(unix)]
+pub(crate) fn asked_to_stop() -> io::Result<impl Future<Output = io::Result<()>>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => Ok(()),
-            interrupted = tokio::signal::ctrl_c() => interrupted,
+            _ = interrupt.recv() => Ok(()),
         }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    })
+}
+
+/// Resolves at Ctrl-C.
+#[cfg(not(unix))]
+pub(crate) fn asked_to_stop() -> io::Result<impl Future<Output = io::Result<()>>> {
+    Ok(tokio::signal::ctrl_c())
 }

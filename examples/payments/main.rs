@@ -200,6 +200,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     .bind(args.listen)
     .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
 
+    let asked_to_stop = stop::asked_to_stop()?;
     for address in server.addrs() {
         println!("{}", greeting(address));
     }
@@ -208,7 +209,7 @@ async fn serve(args: Args) -> Result<(), Box<dyn Error>> {
     // The tracker first: it takes no new payments and waits for those that run, also where the client hung up. The
     // workers that run them end with the server.
     let stopping = actix_web::rt::spawn(async move {
-        stop::asked_to_stop().await?;
+        asked_to_stop.await?;
         let report = tracker.shutdown(Duration::from_secs(GRACE)).await;
         stop.stop(true).await;
         io::Result::Ok(report)

@@ -6,6 +6,7 @@ mod growth;
 mod http;
 mod memory;
 mod report;
+mod stores;
 mod target;
 mod untracked;
 
@@ -51,6 +52,19 @@ enum What {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Claims on a file or a server, beside the bare client, by 1, 8, 64 and 512 callers
+    Stores {
+        kind: stores::Kind,
+        /// By how many callers at once
+        #[arg(long, value_delimiter = ',', default_values_t = memory::CALLERS, value_parser = callers)]
+        callers: Vec<usize>,
+        /// How often each is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How many bytes a response has
+        #[arg(long, default_value_t = 256)]
+        len: usize,
+    },
     /// Ours over HTTP by itself, to be profiled
     HttpProfile { work: http::Work, connections: usize, millis: u64 },
     /// One column of `memory` by itself, to be profiled
@@ -62,6 +76,13 @@ enum What {
     Serve { kind: untracked::Kind },
 }
 
+fn callers(number: &str) -> Result<usize, String> {
+    match number.parse() {
+        Ok(0) | Err(_) => Err("at least one caller".to_owned()),
+        Ok(callers) => Ok(callers),
+    }
+}
+
 fn main() {
     let args = Args::parse();
     let report = Report { plots: args.plots };
@@ -69,6 +90,7 @@ fn main() {
         What::Http { rounds, millis } => http::run(&report, rounds, millis),
         What::HttpProfile { work, connections, millis } => http::profile(work, connections, millis),
         What::Growth { rounds } => growth::run(&report, rounds),
+        What::Stores { kind, callers, rounds, len } => stores::run(&report, kind, &callers, rounds, len),
         What::Memory { rounds, len } => memory::run(&report, rounds, len),
         What::Profile { kind, work, callers, turns } => memory::profile(kind, work, callers, turns),
         What::Untracked => untracked::run(),

@@ -9,7 +9,9 @@ use std::{
 use actix::{Actor, Addr, Context, Handler, Message, System};
 use bytes::Bytes;
 use dashmap::{DashMap, Entry};
-use idempotency::{MemoryConfig, MemoryStore, Placement, Scope, Tracked, Tracker, TrackerHandle};
+use idempotency::{
+    MemoryConfig, MemoryStore, Placement, Scope, Tracked, Tracker, TrackerHandle, store::Store,
+};
 use idempotent::{CachedResponse, IdempotencyStore, Metadata, OwnedClaimOutcome};
 
 use crate::memory::Work;
@@ -26,6 +28,7 @@ const OTHER_PAYLOAD: &[u8] = br#"{"amount":2000,"currency":"EUR"}"#;
 pub(crate) enum Target {
     Ours(TrackerHandle, Scope),
     Idempotent(idempotent::memory::MemoryStore),
+    Valkey(idempotent::valkey::ValkeyStore),
     Sharded(Arc<[Mutex<HashMap<blake3::Hash, Kept>>; 64]>),
     Concurrent(Arc<DashMap<blake3::Hash, Kept>>),
     Actor(Addr<Counter>),
@@ -55,7 +58,12 @@ fn roomy() -> MemoryStore {
 
 impl Target {
     pub(crate) async fn dedicated() -> Self {
-        Self::Ours(Tracker::builder(roomy()).spawn().await.expect("a tracker"), Scope::global())
+        Self::ours(roomy()).await
+    }
+
+    /// With all defaults.
+    pub(crate) async fn ours(store: impl Store) -> Self {
+        Self::Ours(Tracker::builder(store).spawn().await.expect("a tracker"), Scope::global())
     }
 
     pub(crate) async fn local() -> Self {
@@ -65,6 +73,10 @@ impl Target {
 
     pub(crate) fn idempotent() -> Self {
         Self::Idempotent(idempotent::memory::MemoryStore::builder().try_build().expect("a memory store"))
+    }
+
+    pub(crate) async fn valkey(url: String) -> Self {
+        Self::Valkey(idempotent::valkey::ValkeyStore::with_url(url).try_build().await.expect("a server"))
     }
 
     pub(crate) fn sharded() -> Self {
@@ -117,12 +129,8 @@ impl Target {
                 };
                 permit.complete(response.clone()).await.expect("a result");
             }
-            Self::Idempotent(store) => {
-                let outcome = self.claim_at(store, key, PAYLOAD).await;
-                let OwnedClaimOutcome::Claimed(guard) = outcome else { panic!("a new key") };
-                let response = CachedResponse::new(201, Metadata::default(), response.clone());
-                guard.complete(response, DAY).await.expect("a result");
-            }
+            Self::Idempotent(store) => first_at(store, key, response).await,
+            Self::Valkey(store) => first_at(store, key, response).await,
             Self::Sharded(shards) => {
                 let (id, payload) = (hash(key.as_bytes()), hash(PAYLOAD));
                 assert_eq!(in_map(&mut shard(shards, &id), id, payload, 1), Answer::Claimed);
@@ -151,10 +159,8 @@ impl Target {
                 Tracked::Mismatch { .. } => Answer::Mismatch,
                 other => panic!("{other:?}"),
             },
-            Self::Idempotent(store) => match self.claim_at(store, key, payload).await {
-                OwnedClaimOutcome::Exists { existing, fingerprint } => of_idempotent(existing, fingerprint),
-                OwnedClaimOutcome::Claimed(_) => Answer::Claimed,
-            },
+            Self::Idempotent(store) => again_at(store, key, payload).await,
+            Self::Valkey(store) => again_at(store, key, payload).await,
             Self::Sharded(shards) => {
                 let id = hash(key.as_bytes());
                 in_map(&mut shard(shards, &id), id, hash(payload), 2)
@@ -178,13 +184,8 @@ impl Target {
                 Tracked::Init(permit) => Held::Ours(permit),
                 other => panic!("{other:?}"),
             },
-            Self::Idempotent(store) => {
-                let OwnedClaimOutcome::Claimed(guard) = self.claim_at(store, key, PAYLOAD).await else {
-                    panic!("a new key")
-                };
-                guard.leave();
-                Held::Nothing
-            }
+            Self::Idempotent(store) => held_at(store, key).await,
+            Self::Valkey(store) => held_at(store, key).await,
             Self::Sharded(shards) => {
                 let id = hash(key.as_bytes());
                 in_map(&mut shard(shards, &id), id, hash(PAYLOAD), 1);
@@ -203,21 +204,22 @@ impl Target {
         let id = tracker.request_id(scope, [key.as_bytes()]);
         tracker.track((id, tracker.fingerprint([payload]))).await.expect("an answer")
     }
+}
 
-    async fn claim_at(
-        &self,
-        store: &idempotent::memory::MemoryStore,
-        key: &str,
-        payload: &[u8],
-    ) -> OwnedClaimOutcome<idempotent::memory::MemoryStore> {
-        let key = idempotent::IdempotencyKey::new(key).expect("a key");
-        store
-            .claim_owned(key, LEASE)
-            .fingerprint("POST /payments", payload)
-            .try_insert()
-            .await
-            .expect("an answer")
-    }
+async fn claim_at<S: IdempotencyStore + Clone>(store: &S, key: &str, payload: &[u8]) -> OwnedClaimOutcome<S> {
+    let key = idempotent::IdempotencyKey::new(key).expect("a key");
+    store
+        .claim_owned(key, LEASE)
+        .fingerprint("POST /payments", payload)
+        .try_insert()
+        .await
+        .expect("an answer")
+}
+
+async fn first_at<S: IdempotencyStore + Clone>(store: &S, key: &str, response: &Bytes) {
+    let OwnedClaimOutcome::Claimed(guard) = claim_at(store, key, PAYLOAD).await else { panic!("a new key") };
+    let response = CachedResponse::new(201, Metadata::default(), response.clone());
+    guard.complete(response, DAY).await.expect("a result");
 }
 
 enum Held {
@@ -231,6 +233,19 @@ impl Held {
             permit.release().await.expect("a release");
         }
     }
+}
+
+async fn again_at<S: IdempotencyStore + Clone>(store: &S, key: &str, payload: &[u8]) -> Answer {
+    match claim_at(store, key, payload).await {
+        OwnedClaimOutcome::Exists { existing, fingerprint } => of_idempotent(existing, fingerprint),
+        OwnedClaimOutcome::Claimed(_) => Answer::Claimed,
+    }
+}
+
+async fn held_at<S: IdempotencyStore + Clone>(store: &S, key: &str) -> Held {
+    let OwnedClaimOutcome::Claimed(guard) = claim_at(store, key, PAYLOAD).await else { panic!("a new key") };
+    guard.leave();
+    Held::Nothing
 }
 
 fn of_idempotent(existing: idempotent::entry::ExistingEntry, fingerprint: idempotent::Fingerprint) -> Answer {

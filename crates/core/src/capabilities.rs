@@ -18,8 +18,10 @@ pub struct Capabilities {
     pub durability: Durability,
     /// Whether several processes may use it at once; then it decides by its own clock.
     pub shared: bool,
-    /// Whether [`apply`](crate::Store::apply) is cheaper than its commands one by one.
-    pub batches: bool,
+    /// How many batches are best under way at once, where [`apply`](crate::Store::apply) is cheaper than its commands one by
+    /// one: two where each is a commit, so that the next is gathered meanwhile; more where a server does them. Where it is not,
+    /// 0: then each command travels alone, and a slow one holds up no other.
+    pub batches: usize,
     /// Whether every call completes without waiting for anything, so that it may run on the tracker's own thread.
     /// A store that says so and waits stops the renewals of all claims.
     pub immediate: bool,

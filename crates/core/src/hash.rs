@@ -62,6 +62,8 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
 /// `Ord` and `Hash` of a type of whole words, of which the first most often says which is less.
 macro_rules! by_words {
     ($type:ty) => {
+        const _: () = assert!(size_of::<$type>() % size_of::<u64>() == 0, "a rest would not be hashed");
+
         impl Ord for $type {
             fn cmp(&self, other: &Self) -> std::cmp::Ordering {
                 let first = |bytes: &Self| $crate::hash::words(&bytes.0).next();

@@ -121,6 +121,7 @@ impl Lane {
         let give_up = cx.moment.after(cx.config.track_patience());
         let claiming = Claiming::new(caller, track, give_up, cx.moment);
         if let Some(claiming) = self.answer_from_here(claiming, cx) {
+            // Past the queue, which most lanes never need then.
             if self.flight.is_none() && self.queue.is_empty() {
                 self.start_claiming(claiming, cx);
             } else {
@@ -201,7 +202,7 @@ impl Lane {
                 live.renew_later(cx.moment);
             }
         }
-        // In front: the holder of a permit comes before those who ask what became of it.
+        // The holder of a permit comes before those who ask what became of it.
         if self.flight.is_none() {
             self.start(Job::Settle(settling), cx);
         } else {

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-/// An instant as nanoseconds since 1970. A date compares in ten times the time, and deadlines compare a lot.
+/// An instant as nanoseconds since 1970. A date compares in ten times the time, and deadlines compare a lot. What lies before 1677
+/// or after 2262 is the first or the last one.
 ///
 /// ```
 /// use idempotency_engine::Moment;
@@ -39,7 +40,7 @@ impl Moment {
 
 impl From<OffsetDateTime> for Moment {
     fn from(instant: OffsetDateTime) -> Self {
-        Self(i64::try_from(instant.unix_timestamp_nanos()).unwrap_or(i64::MAX))
+        Self(instant.unix_timestamp_nanos().clamp(i64::MIN.into(), i64::MAX.into()) as i64)
     }
 }
 

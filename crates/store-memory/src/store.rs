@@ -116,7 +116,7 @@ impl Store for MemoryStore {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
-        capabilities.batches = true;
+        capabilities.batches = 1;
         capabilities.immediate = true;
         capabilities.scan = true;
         capabilities.restore = true;

@@ -1,5 +1,5 @@
-//! Records by their id. Nothing here is ever moved as a whole, so that no call waits while it grows: records lie in chunks, and
-//! what finds them is many small tables, each of which grows by itself.
+//! Records by their id. They are never moved, so that no call waits while they become many: they lie in chunks, and what finds
+//! them is many small tables, each of which grows by itself.
 
 use std::{hash::BuildHasher, mem};
 
@@ -22,6 +22,7 @@ pub(crate) struct Table {
     hasher: RandomState,
     tables: Box<[HashTable<Entry>]>,
     chunks: Vec<Vec<Option<Stored>>>,
+    /// Four bytes for each that was deleted.
     free: Vec<Slot>,
     len: usize,
 }
@@ -95,9 +96,8 @@ impl Table {
         let Stored { id, record } =
             self.cell(slot).take().expect("a slot is known as long as something is there");
         let (table, hash) = self.place(&id);
-        if let Ok(entry) = self.tables[table].find_entry(spread(hash), |entry| entry.slot == slot) {
-            entry.remove();
-        }
+        let entry = self.tables[table].find_entry(spread(hash), |entry| entry.slot == slot);
+        entry.expect("it is found as long as it is there").remove();
         self.free.push(slot);
         self.len -= 1;
         record

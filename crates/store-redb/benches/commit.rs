@@ -9,14 +9,16 @@
     reason = "a benchmark measures time and prints it"
 )]
 
-use std::{ops::Range, path::Path, process::ExitCode, sync::Arc, time::Instant};
+mod bare;
+
+use std::{ops::Range, process::ExitCode, sync::Arc, time::Instant};
 
 use idempotency_core::{
-    Change, Claim, Clock, Fingerprint, Inserted, Owner, RequestId, Store, StoredResponse, SystemClock,
-    Update, Updated,
+    Change, Claim, Clock, Fingerprint, Inserted, Owner, Store, StoredResponse, SystemClock, Update, Updated,
 };
 use idempotency_store_redb::RedbStore;
-use redb::{Database, ReadableTable, TableDefinition};
+
+use bare::{Bare, id};
 
 const BODY: usize = 1024;
 const CALLERS: [usize; 3] = [8, 64, 512];
@@ -90,7 +92,7 @@ fn run(callers: usize, slices: u64) -> Measured {
     let runtime = runtime.expect("a runtime");
     let store = Arc::new(RedbStore::open(folder.path().join("store.redb")).expect("a store"));
     let sizes = [callers / 4, callers / 2, callers].map(|size| size.max(1));
-    let bare = sizes.map(|size| Bare::open(&folder.path().join(format!("bare-{size}.redb")), size));
+    let bare = sizes.map(|size| Bare::open(&folder.path().join(format!("bare-{size}.redb")), size, BODY));
     // What each commit took: of bare redb by size, and of the store as one of its callers sees it, who is answered by each.
     let mut commits = vec![Vec::new(); sizes.len() + 1];
     let cycles_of_a_slice = CYCLES.max(ROUNDS * callers) as u64;
@@ -118,10 +120,6 @@ fn run(callers: usize, slices: u64) -> Measured {
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-fn id(number: u64) -> RequestId {
-    RequestId::derive(None, &idempotency_core::Scope::global(), [&number.to_le_bytes()[..]])
 }
 
 /// Every caller makes its part of the cycles, one after the other. Returns how long the calls of one of them took.
@@ -162,56 +160,4 @@ async fn caller_of(store: Arc<RedbStore>, numbers: impl Iterator<Item = u64>) ->
         answered(&mut took);
     }
     took
-}
-
-const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
-const EXPIRY: TableDefinition<&[u8; 44], ()> = TableDefinition::new("expiry");
-
-/// What any store on redb has to do, and nothing else: look for the row, then write it and its index entry (a claim); look
-/// for the row, then write it again (a put).
-struct Bare {
-    database: Database,
-    batch: u64,
-}
-
-impl Bare {
-    fn open(path: &Path, batch: usize) -> Self {
-        let database = Database::builder().set_cache_size(64 * 1024 * 1024).create(path).expect("a database");
-        Self { database, batch: batch as u64 }
-    }
-
-    fn cycles(&self, numbers: Range<u64>) -> Vec<f64> {
-        let (claim, put) = (vec![1; 130], vec![7; BODY + 150]);
-        let mut took = Vec::new();
-        for first in numbers.clone().step_by(self.batch as usize) {
-            let batch = first..(first + self.batch).min(numbers.end);
-            for value in [&claim, &put] {
-                let since = Instant::now();
-                self.commit(batch.clone(), value);
-                took.push(since.elapsed().as_secs_f64());
-            }
-        }
-        took
-    }
-
-    fn commit(&self, numbers: Range<u64>, value: &[u8]) {
-        let txn = self.database.begin_write().expect("a transaction");
-        {
-            let mut records = txn.open_table(RECORDS).expect("a table");
-            let mut expiry = txn.open_table(EXPIRY).expect("a table");
-            for number in numbers {
-                let id = id(number);
-                let found = records.get(id.as_bytes()).expect("a lookup").is_some();
-                assert_eq!(found, value.len() > BODY);
-                records.insert(id.as_bytes(), value).expect("a row");
-                if value.len() < BODY {
-                    let mut key = [0; 44];
-                    key[4..12].copy_from_slice(&number.to_be_bytes());
-                    key[12..].copy_from_slice(id.as_bytes());
-                    expiry.insert(&key, ()).expect("an entry");
-                }
-            }
-        }
-        txn.commit().expect("a commit");
-    }
 }

@@ -8,6 +8,8 @@
     reason = "a benchmark measures time and prints it"
 )]
 
+mod bare;
+
 use std::{
     process::ExitCode,
     sync::{
@@ -18,11 +20,12 @@ use std::{
 };
 
 use idempotency_core::{
-    Change, Claim, Clock, Fingerprint, Owner, RequestId, SecretCheck, Setup, Store, SystemClock, Update,
+    Change, Claim, Clock, Fingerprint, Owner, SecretCheck, Setup, Store, SystemClock, Update,
 };
 use idempotency_store_redis::{RedisConfig, RedisStore};
 use idempotency_store_testkit::servers::Redis;
-use redis::{IntoConnectionInfo, aio::ConnectionManager};
+
+use bare::{Bare, id};
 
 /// The store to the bare client.
 const BOUND: f64 = 0.75;
@@ -45,11 +48,7 @@ async fn measure(slices: u64, runs: usize, bound: f64) -> bool {
         RedisStore::open(RedisConfig::new(redis.url()).call_limit(Duration::from_secs(60))).unwrap(),
     );
     store.setup(&Setup::new(SecretCheck::unkeyed(), SystemClock::new().now())).await.unwrap();
-    // Without it the client would wait for a call to fill its packet.
-    let settings = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-    let server = redis.url().into_connection_info().unwrap().set_tcp_settings(settings);
-    let client = redis::Client::open(server).unwrap();
-    let bare = Arc::new(Bare::new(client.get_connection_manager().await.unwrap()).await);
+    let bare = Arc::new(Bare::open(&redis, BODY).await);
     println!(
         "claim + put with {BODY} bytes, cycles a second; medians of {runs} runs of {slices} slices by turns"
     );
@@ -138,62 +137,10 @@ async fn slice<S: Send + Sync + 'static, F: Future<Output = ()> + Send + 'static
     since.elapsed()
 }
 
-fn id(number: u64) -> RequestId {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
-    RequestId::from_bytes(bytes)
-}
-
 async fn stored(store: &RedisStore, number: u64) {
     let now = SystemClock::new().now();
     let claim = Claim::new(id(number), Owner::from_u128(number.into()), Fingerprint::derive(None, []));
     store.insert(&claim, now).await.expect("a claim");
     let change = Change::Complete { response: vec![7; BODY].into(), retention: claim.retention };
     store.update(&Update::new(claim.id, claim.owner, change), now).await.expect("a put");
-}
-
-/// The client by itself, with arguments that are ready.
-struct Bare {
-    connection: ConnectionManager,
-    insert: String,
-    update: String,
-}
-
-impl Bare {
-    async fn new(mut connection: ConnectionManager) -> Self {
-        let common = include_str!("../src/scripts/common.lua");
-        let insert = format!("{common}\n{}", include_str!("../src/scripts/insert.lua"));
-        let update =
-            format!("#!lua flags=allow-oom\n{common}\n{}", include_str!("../src/scripts/update.lua"));
-        let mut hashes = Vec::new();
-        for script in [insert, update] {
-            let loaded = redis::cmd("SCRIPT").arg("LOAD").arg(script).query_async(&mut connection).await;
-            hashes.push(loaded.expect("a script"));
-        }
-        Self { update: hashes.pop().expect("two"), insert: hashes.pop().expect("two"), connection }
-    }
-
-    async fn cycle(&self, number: u64) {
-        const LEASE: &str = "15000000";
-        const RETENTION: &str = "86400000000";
-        let mut connection = self.connection.clone();
-        let (key, owner) =
-            ([&b"bare:"[..], id(number).as_bytes()].concat(), u128::from(number).to_be_bytes());
-        let mut insert = redis::cmd("EVALSHA");
-        insert.arg(&self.insert).arg(1).arg(&key).arg(&owner[..]).arg(&[0u8; 33][..]);
-        insert.arg(LEASE).arg(RETENTION).arg("").arg("");
-        let _: redis::Value = insert.query_async(&mut connection).await.expect("a claim");
-        let mut update = redis::cmd("EVALSHA");
-        update
-            .arg(&self.update)
-            .arg(1)
-            .arg(&key)
-            .arg(&owner[..])
-            .arg("complete")
-            .arg(RETENTION)
-            .arg("bare:settled");
-        update.arg(id(number).as_bytes()).arg("1").arg(&[0u8; 32][..]).arg(&[7u8; BODY][..]);
-        let answer: i64 = update.query_async(&mut connection).await.expect("a put");
-        assert_eq!(answer, 1);
-    }
 }

@@ -344,6 +344,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "tls")]
     #[test]
     fn an_encrypted_cluster_is_not_kept_here() {
         let config = RedisConfig::cluster(["rediss://redis.example"]);

@@ -21,7 +21,7 @@ use crate::{StoreBatch, StoreReplies};
 ///
 /// async fn spawn_on(backend: Recipient<StoreBatch>) -> Result<TrackerHandle, Error> {
 ///     let mut capabilities = Capabilities::default();
-///     capabilities.batches = true;
+///     capabilities.batches = 2;
 ///     Tracker::builder(ActorStore::new(backend, capabilities)).spawn().await
 /// }
 /// ```

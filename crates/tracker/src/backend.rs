@@ -254,7 +254,7 @@ impl Backend {
             return true;
         }
         // Where commands are answered one by one, each travels alone: a slow key must not delay another.
-        let together = self.capabilities.batches || self.capabilities.immediate;
+        let together = self.capabilities.batches > 0 || self.capabilities.immediate;
         while !self.calls.is_empty() {
             let most = if together { self.calls.len().min(MAX_BATCH) } else { 1 };
             let (calls, commands): (Vec<_>, Vec<_>) = self.calls.drain(..most).map(Queued::sent).collect();

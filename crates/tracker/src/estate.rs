@@ -42,7 +42,7 @@ pub(crate) struct Estate {
     /// How holders ended their claims, as long as it is not stored; also of those whose claim is not live any more.
     pub(crate) unsettled: HashMap<Owner, (RequestId, Change), RandomState>,
     /// Claims that were sent, and not answered for good yet.
-    pub(crate) sent: HashMap<RequestId, Sent, RandomState>,
+    pub(crate) sent: HashMap<RequestId, SentClaim, RandomState>,
     /// What starts the backend actor: another one after a swap.
     pub(crate) backend: StartBackend,
     /// Who hears whether the store could be set up.
@@ -77,7 +77,7 @@ impl Live {
 }
 
 /// A claim on its way.
-pub(crate) struct Sent {
+pub(crate) struct SentClaim {
     pub(crate) claim: Claim,
     /// In this round: it is forgotten when it is known in another place what became of it.
     pub(crate) answered: bool,
@@ -133,7 +133,7 @@ impl Estate {
 
     /// Takes in so many at most of what has come. Whether anything was there; if not, the task is woken when something is.
     pub(crate) fn take(&mut self, task: &mut task::Context<'_>, most: usize) -> bool {
-        // In its place, without a move.
+        // In its place: nothing is moved but what an actor that died has left.
         let mut taken = Vec::from(mem::take(&mut self.taken));
         let from_inbox = self.receiver.poll_recv_many(task, &mut taken, most);
         self.taken = taken.into();

@@ -29,12 +29,8 @@ use crate::{
     store_actor::{Panicked, StoreReplies},
 };
 
-/// How many commands a batch has at most, and how many batches are under way at most: while one is being written the
-/// next is gathered, and a third would only make them smaller.
+/// How many commands a batch has at most.
 pub(crate) const MAX_BATCH: usize = 512;
-const MAX_BATCHES: usize = 2;
-/// The same where a server does them, which has connections and processors of its own.
-const MAX_BATCHES_OF_A_SERVER: usize = 4;
 /// How many single commands are under way at most.
 const MAX_SINGLES: usize = 1024;
 
@@ -97,10 +93,9 @@ impl<S: Store> Gate<S> {
 
     /// Queues a batch and, if fewer tasks run than may, starts one that works the queue off.
     pub(crate) fn submit(self: Arc<Self>, batch: StoreBatch, reply: oneshot::Sender<StoreReplies>) {
-        let at_once = match (self.capabilities.batches, self.capabilities.shared) {
-            (true, false) => MAX_BATCHES,
-            (true, true) => MAX_BATCHES_OF_A_SERVER,
-            (false, _) => MAX_SINGLES,
+        let at_once = match self.capabilities.batches {
+            0 => MAX_SINGLES,
+            batches => batches,
         };
         let mut waiting = self.lock();
         waiting.batches.push_back((batch, reply));
@@ -123,7 +118,7 @@ impl<S: Store> Gate<S> {
 
     /// The next batch and who waits for how many of its answers.
     fn gather(&self, waiting: &mut Waiting) -> Option<(StoreBatch, Vec<Share>)> {
-        let most = if self.capabilities.batches { MAX_BATCH } else { 1 };
+        let most = if self.capabilities.batches > 0 { MAX_BATCH } else { 1 };
         let (mut batch, reply) = waiting.batches.pop_front()?;
         let mut shares = vec![(batch.commands.len(), reply)];
         while let Some((next, _)) = waiting.batches.front()

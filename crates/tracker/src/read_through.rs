@@ -178,7 +178,10 @@ impl<N: Store, O: Store> Store for ReadThrough<N, O> {
             new.durability.replicas.min(old.durability.replicas),
         );
         both.shared = new.shared || old.shared;
-        both.batches = new.batches;
+        both.batches = match (new.batches, old.batches) {
+            (0, _) | (_, 0) => 0,
+            (new, old) => new.max(old),
+        };
         both.immediate = new.immediate && old.immediate;
         both.native_expiry = new.native_expiry && old.native_expiry;
         both.scan = new.scan && old.scan;

@@ -31,7 +31,7 @@ use crate::{
     backend::{Backend, FirstSetup},
     builder::OnHappened,
     cache::ReadCache,
-    estate::{Sent, SharedEstate},
+    estate::{SentClaim, SharedEstate},
     hints::Hints,
     inbox::{Inbox, Input, Reply, Slot},
     meters::Meters,
@@ -272,7 +272,7 @@ impl RequestTracker {
                         tracing::trace!(%id, call = command.name(), "to the store");
                     }
                     if let StoreCommand::Insert(claim) = &command {
-                        let sent = Sent { claim: claim.clone(), answered: false };
+                        let sent = SentClaim { claim: claim.clone(), answered: false };
                         self.estate.borrow_mut().sent.insert(claim.id, sent);
                     }
                     let span = self.asking.call(&command);
