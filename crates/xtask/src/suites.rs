@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -168,12 +168,18 @@ pub(crate) fn test() -> Result<(), String> {
     run(TEST, &[])
 }
 
-/// Prints what is measured, and writes it down.
+/// Prints what is measured, and writes it down. What fails at its bound is written down, too, and the others are measured all the
+/// same.
 pub(crate) fn bench() -> Result<(), String> {
     let mut written = format!("{BENCHMARKS_HEAD}{} processors.\n", cores());
+    let mut failed = Vec::new();
     for suite in BENCH {
         eprintln!("\n=== {}: cargo {}", suite.name, suite.args);
-        let (_, printed) = suite.run(&[], true)?;
+        let Ran { mut printed, ended, .. } = suite.run(&[], true);
+        if let Err(reason) = ended {
+            printed += &format!("\n{reason}\n");
+            failed.push(reason);
+        }
         // A table is Markdown already.
         let fence = if printed.contains("| --- |") { "" } else { "```text\n" };
         let end = if fence.is_empty() { "" } else { "```\n" };
@@ -183,7 +189,7 @@ pub(crate) fn bench() -> Result<(), String> {
         fs::write("BENCHMARKS.md", &written)
             .map_err(|error| format!("BENCHMARKS.md cannot be written: {error}"))?;
     }
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
 const BENCHMARKS_HEAD: &str = "# Benchmarks
@@ -207,38 +213,61 @@ fn run(suites: &[Suite], environment: &[(&str, &str)]) -> Result<(), String> {
     let mut times = Vec::new();
     for suite in suites {
         eprintln!("\n=== {}: cargo {}", suite.name, suite.args);
-        let (took, _) = suite.run(environment, false)?;
+        let Ran { took, ended, .. } = suite.run(environment, false);
+        ended?;
         times.push(format!("{:>7.1} s of {:>2} min  {}", took.as_secs_f64(), suite.minutes, suite.name));
     }
     eprintln!("\n{}", times.join("\n"));
     Ok(())
 }
 
+/// What became of a suite.
+struct Ran {
+    took: Duration,
+    /// Where that is to be kept.
+    printed: String,
+    ended: Result<(), String>,
+}
+
 impl Suite {
-    /// How long it took, and what it printed where that is to be kept.
     #[expect(clippy::disallowed_methods, reason = "how long a suite takes is real time")]
-    fn run(&self, environment: &[(&str, &str)], is_kept: bool) -> Result<(Duration, String), String> {
+    fn run(&self, environment: &[(&str, &str)], is_kept: bool) -> Ran {
         let since = Instant::now();
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut child = Command::new(cargo)
+        let child = Command::new(cargo)
             .args(self.args.split(' '))
             .envs(environment.iter().copied())
             .stdout(if is_kept { Stdio::piped() } else { Stdio::inherit() })
-            .spawn()
-            .map_err(|error| format!("cargo cannot be started: {error}"))?;
+            .spawn();
+        let mut child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                let ended = Err(format!("cargo cannot be started: {error}"));
+                return Ran { took: since.elapsed(), printed: String::new(), ended };
+            }
+        };
         let printed = child.stdout.take().map(|stdout| thread::spawn(move || echo(stdout)));
+        match self.status_of(&mut child, since) {
+            Ok(status) => {
+                let printed = printed.and_then(|printed| printed.join().ok()).unwrap_or_default();
+                let failed = || Err(format!("{} failed: {status}", self.name));
+                let ended = if status.success() { Ok(()) } else { failed() };
+                Ran { took: since.elapsed(), printed, ended }
+            }
+            // What it started may still print, and is not waited for.
+            Err(reason) => Ran { took: since.elapsed(), printed: String::new(), ended: Err(reason) },
+        }
+    }
+
+    /// Waits for its end, but not longer than it may take.
+    fn status_of(&self, child: &mut Child, since: Instant) -> Result<ExitStatus, String> {
         while since.elapsed() < Duration::from_secs(self.minutes * 60) {
             if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
-                return if status.success() {
-                    let printed = printed.and_then(|printed| printed.join().ok()).unwrap_or_default();
-                    Ok((since.elapsed(), printed))
-                } else {
-                    Err(format!("{} failed: {status}", self.name))
-                };
+                return Ok(status);
             }
             thread::sleep(Duration::from_millis(50));
         }
-        end(&mut child);
+        end(child);
         Err(format!("{} took longer than {} minutes", self.name, self.minutes))
     }
 }
