@@ -202,3 +202,27 @@ fn a_batch_answers_each_command_in_order() {
     assert_eq!(replies[3], Ok(StoreReply::Updated(Updated::Applied)));
     assert_eq!(replies[4], Ok(StoreReply::Pruned(Pruned { deleted: 0, more: false })));
 }
+
+#[test]
+fn places_that_became_free_are_taken_again_and_nobody_else_is_found_there() {
+    let store = MemoryStore::new();
+    let many = 3_000;
+    for number in 0..many {
+        assert_eq!(now(store.insert(&claim(number), at(0))).unwrap(), Inserted::Claimed);
+    }
+    for number in (0..many).step_by(2) {
+        let release = Update::new(id(number), Owner::from_u128(number.into()), Change::Release);
+        assert_eq!(now(store.update(&release, at(1))).unwrap(), Updated::Applied);
+    }
+    for number in many..2 * many {
+        assert_eq!(now(store.insert(&claim(number), at(2))).unwrap(), Inserted::Claimed);
+    }
+    assert_eq!(store.len(), many as usize * 3 / 2);
+    for number in 0..2 * many {
+        let found = now(store.lookup(&id(number), at(3))).unwrap().map(|record| record.owner);
+        let is_there = number >= many || number % 2 == 1;
+        assert_eq!(found, is_there.then(|| Owner::from_u128(number.into())), "{number}");
+    }
+    assert_eq!(now(store.prune(at(1_000), usize::MAX)).unwrap().deleted, many as usize * 3 / 2);
+    assert_eq!((store.len(), store.used()), (0, 0));
+}

@@ -194,8 +194,7 @@ fn what_another_node_forgot_is_replayed_for_as_long_as_documented_and_not_once_i
         assert_eq!(outcome(&tracker, id(1)).await, "cached b\"again\"");
 
         // Another payload is told of a claim, and so is the first one from then on.
-        let Some(Record { owner, .. }) = other.lookup(id(1)).await.unwrap() else { panic!("it is there") };
-        other.forget(id(1), owner, "a test").await.unwrap();
+        forget(&other).await;
         let Ok(Tracked::Init(_permit)) = tracker.track((id(1), other_payload())).await else {
             panic!("it is free")
         };
@@ -203,13 +202,18 @@ fn what_another_node_forgot_is_replayed_for_as_long_as_documented_and_not_once_i
     });
 }
 
+/// What another node was told of is gone.
+async fn forget(tracker: &TrackerHandle) {
+    let Some(Record { owner, .. }) = tracker.lookup(id(1)).await.unwrap() else { panic!("it is there") };
+    tracker.forget(id(1), owner, "a test").await.unwrap();
+}
+
 #[test]
 fn a_lookup_that_finds_nothing_is_not_contradicted() {
     virtual_time(async {
         let store = FaultyStore::new();
         let (tracker, other) = (replaying(&store).await, spawn(store.clone()).await);
-        let Some(Record { owner, .. }) = other.lookup(id(1)).await.unwrap() else { panic!("it is there") };
-        other.forget(id(1), owner, "a test").await.unwrap();
+        forget(&other).await;
         assert_eq!(tracker.lookup(id(1)).await.unwrap(), None);
         drop(init(&tracker, id(1)).await);
     });
@@ -220,8 +224,7 @@ fn a_record_that_is_not_kept_takes_the_one_before_it_out() {
     virtual_time(async {
         let store = FaultyStore::new();
         let (tracker, other) = (replaying(&store).await, spawn(store.clone()).await);
-        let Some(Record { owner, .. }) = other.lookup(id(1)).await.unwrap() else { panic!("it is there") };
-        other.forget(id(1), owner, "a test").await.unwrap();
+        forget(&other).await;
         let anew = || Track::new(id(1), other_payload()).retention(Duration::from_secs(30));
         let Ok(Tracked::Init(permit)) = other.track(anew()).await else { panic!("it is free") };
         permit.complete("again").await.unwrap();
