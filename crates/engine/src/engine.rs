@@ -174,6 +174,7 @@ impl Engine {
             Event::Replied { call: Call::Prune, reply } => {
                 self.pruning.replied(&self.config, reply, self.drain.is_some(), out);
             }
+            Event::Resent { id } => self.with_lane(id, at, out, |lane, _| lane.resent()),
             Event::Hinted { id } => self.with_lane(id, at, out, |lane, cx| lane.hinted(cx)),
             Event::Down { until, refuses } => self.down = Some(Down { until: until.into(), refuses }),
             Event::Up => self.down = None,

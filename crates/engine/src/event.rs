@@ -81,6 +81,12 @@ pub enum Event {
         /// What it said.
         reply: Result<StoreReply, StoreError>,
     },
+    /// The call that is under way for this id was sent more than once: a copy of it may have been carried out before the
+    /// one that is answered, or arrive after it.
+    Resent {
+        /// The request.
+        id: RequestId,
+    },
     /// A store that pushes says that the record has an end, perhaps.
     Hinted {
         /// The request.

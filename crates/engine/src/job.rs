@@ -17,6 +17,8 @@ pub(crate) enum Job {
         caller: Option<Caller>,
         owner: Owner,
         give_up: Moment,
+        /// A copy of it may have been carried out.
+        resent: bool,
     },
     LayToRest(Ghost),
     /// Read what callers here wait for.
@@ -124,6 +126,8 @@ pub(crate) struct Settling {
     pub(crate) patience: Moment,
     pub(crate) not_before: Moment,
     pub(crate) attempts: u32,
+    /// A copy of it may have been carried out.
+    pub(crate) resent: bool,
 }
 
 impl Settling {
@@ -135,6 +139,7 @@ impl Settling {
             patience: cx.moment.after(cx.config.put_patience),
             not_before: cx.moment,
             attempts: 0,
+            resent: false,
         }
     }
 }

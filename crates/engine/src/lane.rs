@@ -143,7 +143,7 @@ impl Lane {
         if let Some(change) = ending {
             self.deferred += size_of_body(&change);
             // It may have been sent, and more than once.
-            let settling = Settling { attempts: 1, ..Settling::new(owner, change, None, cx) };
+            let settling = Settling { attempts: 1, resent: true, ..Settling::new(owner, change, None, cx) };
             self.begin_settling(settling, Ending::Failing, cx);
         }
     }
@@ -212,7 +212,18 @@ impl Lane {
 
     pub(crate) fn forget(&mut self, caller: Caller, owner: Owner, cx: &Context<'_>) {
         let give_up = cx.moment.after(cx.config.track_patience());
-        self.queue.push_back(Job::Forget { caller: Some(caller), owner, give_up });
+        self.queue.push_back(Job::Forget { caller: Some(caller), owner, give_up, resent: false });
+    }
+
+    /// What is under way has a copy.
+    pub(crate) fn resent(&mut self) {
+        match self.flight.as_mut().map(|flight| &mut flight.job) {
+            Some(Job::Claim(claiming)) => claiming.uncertain |= !claiming.only_look,
+            Some(Job::Settle(settling)) => settling.resent = true,
+            Some(Job::Forget { resent, .. }) => *resent = true,
+            // What is done twice here leaves what it left once.
+            Some(Job::Renew | Job::Reclaim | Job::LayToRest(_) | Job::Look) | None => {}
+        }
     }
 
     pub(crate) fn replied(&mut self, reply: Result<StoreReply, StoreError>, cx: &mut Context<'_>) {
@@ -224,7 +235,7 @@ impl Lane {
             Job::Renew => self.renew_replied(sent_at, reply, cx),
             Job::Reclaim => self.reclaim_replied(sent_at, reply, cx),
             Job::Settle(settling) => self.settle_replied(settling, reply, cx),
-            Job::Forget { caller, .. } => Self::forget_replied(caller, reply, cx),
+            Job::Forget { caller, resent, .. } => Self::forget_replied(caller, resent, reply, cx),
             Job::LayToRest(ghost) => self.rest_replied(ghost, reply, cx),
             Job::Look => self.look_replied(reply, cx),
         }

@@ -95,6 +95,9 @@ enum Step {
     Serve(usize),
     ServeAndLoseTheReply(usize),
     HoldUp(usize),
+    /// The backend sends a call once more by itself: the first copy was carried out, or is held up.
+    ServeTwice(usize),
+    HoldUpAndServe(usize),
     LandLate(usize),
     Crash(usize),
     ShutDown(usize),
@@ -189,7 +192,12 @@ impl Model for Nodes {
             if world.calls[node].is_some() {
                 steps.push(Step::Serve(node));
                 if world.faults < self.faults {
-                    steps.extend([Step::ServeAndLoseTheReply(node), Step::HoldUp(node)]);
+                    steps.extend([
+                        Step::ServeAndLoseTheReply(node),
+                        Step::HoldUp(node),
+                        Step::ServeTwice(node),
+                        Step::HoldUpAndServe(node),
+                    ]);
                 }
             }
             if world.ends < self.ends && world.engines[node].load().lanes > 0 {
@@ -265,26 +273,23 @@ impl Model for Nodes {
                 world.late.push(sent);
                 self.reply(world, node, Err(lost()));
             }
+            Step::ServeTwice(node) => {
+                world.faults += 1;
+                let sent = world.calls[node].take()?;
+                self.apply(world, &sent);
+                self.serve_again(world, node, &sent);
+            }
+            Step::HoldUpAndServe(node) => {
+                world.faults += 1;
+                let sent = world.calls[node].take()?;
+                world.late.push(sent.clone());
+                self.serve_again(world, node, &sent);
+            }
             Step::LandLate(index) => {
                 let sent = world.late.remove(index);
                 self.apply(world, &sent);
             }
-            Step::Crash(node) => {
-                world.ends += 1;
-                world.engines[node] = Engine::new(config(), at(world.now), 0);
-                world.late.extend(world.calls[node].take());
-                for caller in (0..world.askers.len()).filter(|caller| self.callers[*caller] == node) {
-                    if let Asker::Holding(owner) = world.askers[caller] {
-                        world.monitor.holder_died(number(owner));
-                    }
-                    if let Some(owner) = world.resolving[caller].take() {
-                        world.monitor.holder_died(number(owner));
-                    }
-                    if world.askers[caller] != Asker::Idle {
-                        world.askers[caller] = Asker::Over;
-                    }
-                }
-            }
+            Step::Crash(node) => self.crash(world, node),
             Step::ShutDown(node) => {
                 world.ends += 1;
                 let until = at(world.now) + Duration::from_secs(1);

@@ -9,7 +9,7 @@ use idempotency_core::{
 };
 use time::OffsetDateTime;
 
-use crate::{StoreBatch, StoreReplies};
+use crate::StoreBatch;
 
 /// A backend actor as a [`Store`], so that whatever takes a store takes an actor: the builder, a wrapper, the
 /// conformance suite.
@@ -42,10 +42,14 @@ impl ActorStore {
         Self { backend, capabilities }
     }
 
-    async fn send(&self, commands: Vec<StoreCommand>, now: OffsetDateTime) -> StoreReplies {
+    async fn send(
+        &self,
+        commands: Vec<StoreCommand>,
+        now: OffsetDateTime,
+    ) -> Vec<Result<StoreReply, StoreError>> {
         let count = commands.len();
         let error = match self.backend.send(StoreBatch { commands, now }).await {
-            Ok(replies) if replies.len() == count => return replies,
+            Ok(replies) if replies.len() == count => return replies.into_iter().collect(),
             Ok(replies) => {
                 let message = format!("the backend gave {} answers to {count} commands", replies.len());
                 StoreError::new(StoreErrorKind::Other, message)
@@ -92,7 +96,11 @@ impl Store for ActorStore {
         self.one(StoreCommand::Prune { limit }, now).await?.pruned()
     }
 
-    async fn apply(&self, batch: &[StoreCommand], now: OffsetDateTime) -> StoreReplies {
+    async fn apply(
+        &self,
+        batch: &[StoreCommand],
+        now: OffsetDateTime,
+    ) -> Vec<Result<StoreReply, StoreError>> {
         self.send(batch.to_vec(), now).await
     }
 

@@ -42,7 +42,12 @@ pub(crate) trait Start: Send + Sync {
 }
 
 /// A call and what came of it.
-pub(crate) type Returned = (Call, Result<StoreReply, StoreError>);
+pub(crate) struct Returned {
+    pub(crate) call: Call,
+    pub(crate) reply: Result<StoreReply, StoreError>,
+    /// It was sent more than once.
+    pub(crate) resent: bool,
+}
 
 /// How long a prune rests before each step, so that the tracker's thread is not busy without a break: what was measured
 /// without stands in ARCHITECTURE.md. Real time, whatever the tracker's clock says.
@@ -294,10 +299,11 @@ impl Backend {
         while let Poll::Ready(Some((sent, replies))) = self.under_way.poll_next_unpin(cx) {
             let took = sent.at.elapsed();
             let replies = self.replies(sent.calls.len(), replies, sent.restarts, now);
+            let resent = replies.resent;
             for (SentCall { call, name, span }, reply) in sent.calls.into_iter().zip(replies) {
                 meters.call(name, took);
                 span.record("outcome", outcome(&reply));
-                returned.push((call, reply));
+                returned.push(Returned { call, reply, resent });
             }
         }
         self.poll_state(now, cx, returned)
@@ -345,7 +351,7 @@ impl Backend {
                 StoreError::new(StoreErrorKind::Unavailable, "the backend actor died")
             }
         };
-        vec![Err(error); count]
+        vec![Err(error); count].into()
     }
 }
 

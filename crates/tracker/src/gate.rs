@@ -17,7 +17,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Either, join_all, select},
 };
-use idempotency_core::{Capabilities, Store, StoreCommand, StoreError, StoreErrorKind};
+use idempotency_core::{Capabilities, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply};
 use time::OffsetDateTime;
 use tokio::{
     runtime,
@@ -48,6 +48,9 @@ pub(crate) struct Gate<S> {
     panicked: AtomicBool,
     waiting: Mutex<Waiting>,
 }
+
+/// What a store answers.
+type Replies = Vec<Result<StoreReply, StoreError>>;
 
 /// A batch and who gets its answers.
 type Submitted = (StoreBatch, oneshot::Sender<StoreReplies>);
@@ -112,7 +115,8 @@ impl<S: Store> Gate<S> {
     pub(crate) fn run_at_once(&self, batch: &StoreBatch) -> StoreReplies {
         self.run(&batch.commands, batch.now).now_or_never().unwrap_or_else(|| {
             let message = "the store says that it answers at once, and did not";
-            all(&batch.commands, &StoreError::new(StoreErrorKind::Misconfigured, message))
+            let error = StoreError::new(StoreErrorKind::Misconfigured, message);
+            batch.commands.iter().map(|_| Err(error.clone())).collect()
         })
     }
 
@@ -137,29 +141,38 @@ impl<S: Store> Gate<S> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every command answered. A batch that fails as a whole is repeated in halves, so that only the guilty command
-    /// fails; repetition is safe, since every command bears it.
+    /// Every command answered.
     fn run<'a>(&'a self, commands: &'a [StoreCommand], now: OffsetDateTime) -> BoxFuture<'a, StoreReplies> {
         async move {
             match self.try_together(commands, now).await {
-                Ok(replies) if !failed_as_a_whole(&replies) => replies,
-                Err(error) if error.kind() == StoreErrorKind::TimedOut => self.run_apart(commands, now).await,
-                Ok(_) | Err(_) => self.run_in_halves(commands, now).await,
+                Ok(replies) if !failed_as_a_whole(&replies) => replies.into(),
+                failed => self.repeat(commands, now, &failed).await,
             }
         }
         .boxed()
     }
 
-    async fn run_in_halves(&self, commands: &[StoreCommand], now: OffsetDateTime) -> StoreReplies {
-        let (one, other) = commands.split_at(commands.len() / 2);
-        let mut replies = self.run(one, now).await;
-        replies.extend(self.run(other, now).await);
-        replies
-    }
-
-    /// Side by side, so that a slow one takes no time from the others.
-    async fn run_apart(&self, commands: &[StoreCommand], now: OffsetDateTime) -> StoreReplies {
-        join_all(commands.chunks(1).map(|command| self.run(command, now))).await.concat()
+    /// What failed as a whole is repeated in parts, so that only the guilty command fails. Every command bears it, but who
+    /// sent it must know: a copy of the first time may have been carried out, or be carried out later.
+    async fn repeat(
+        &self,
+        commands: &[StoreCommand],
+        now: OffsetDateTime,
+        failed: &Result<Replies, StoreError>,
+    ) -> StoreReplies {
+        let replies: StoreReplies = match failed {
+            // Side by side, so that a slow one takes no time from the others.
+            Err(error) if error.kind() == StoreErrorKind::TimedOut => {
+                let parts = commands.chunks(1).map(|command| self.run(command, now));
+                join_all(parts).await.into_iter().flatten().collect()
+            }
+            Ok(_) | Err(_) => {
+                let (one, other) = commands.split_at(commands.len() / 2);
+                let one = self.run(one, now).await;
+                one.into_iter().chain(self.run(other, now).await).collect()
+            }
+        };
+        replies.resent(true)
     }
 
     /// One call of the store. An error is that of the whole batch; a single command has its error as its answer.
@@ -167,7 +180,7 @@ impl<S: Store> Gate<S> {
         &self,
         commands: &[StoreCommand],
         now: OffsetDateTime,
-    ) -> Result<StoreReplies, StoreError> {
+    ) -> Result<Replies, StoreError> {
         if let [command] = commands {
             let call = async { vec![command.call(&*self.store, now).await] };
             return Ok(self.guarded(call, 1).await.unwrap_or_else(|error| vec![Err(error)]));
@@ -179,9 +192,9 @@ impl<S: Store> Gate<S> {
     /// A call of the store, within its time limit, its panics caught.
     async fn guarded(
         &self,
-        call: impl Future<Output = StoreReplies> + Send,
+        call: impl Future<Output = Replies> + Send,
         count: usize,
-    ) -> Result<StoreReplies, StoreError> {
+    ) -> Result<Replies, StoreError> {
         let call = AssertUnwindSafe(call).catch_unwind();
         let answer = if self.is_immediate() { call.await } else { self.in_time(call).await? };
         match answer {
@@ -233,7 +246,7 @@ impl<S: Store> Worker<S> {
     async fn work_off(mut self) {
         while let Some((batch, shares)) = self.next() {
             match self.gate.try_together(&batch.commands, batch.now).await {
-                Ok(replies) if !failed_as_a_whole(&replies) => hand_out(replies, shares),
+                Ok(replies) if !failed_as_a_whole(&replies) => hand_out(replies.into(), shares),
                 // What is slow or guilty is dealt with aside: the next batch need not wait for it.
                 failed => drop(self.gate.runtime.spawn(deal_with(self.gate.clone(), batch, shares, failed))),
             }
@@ -256,15 +269,9 @@ async fn deal_with<S: Store>(
     gate: Arc<Gate<S>>,
     batch: StoreBatch,
     shares: Vec<Share>,
-    failed: Result<StoreReplies, StoreError>,
+    failed: Result<Replies, StoreError>,
 ) {
-    let timed_out = failed.is_err_and(|error| error.kind() == StoreErrorKind::TimedOut);
-    let replies = if timed_out {
-        gate.run_apart(&batch.commands, batch.now).await
-    } else {
-        gate.run_in_halves(&batch.commands, batch.now).await
-    };
-    hand_out(replies, shares);
+    hand_out(gate.repeat(&batch.commands, batch.now, &failed).await, shares);
 }
 
 impl<S: Store> Drop for Worker<S> {
@@ -282,19 +289,17 @@ impl<S: Store> Drop for Worker<S> {
 }
 
 fn hand_out(replies: StoreReplies, shares: Vec<Share>) {
+    let resent = replies.resent;
     let mut replies = replies.into_iter();
     for (count, reply) in shares {
-        let _ = reply.send(replies.by_ref().take(count).collect());
+        let share = replies.by_ref().take(count).collect::<StoreReplies>();
+        let _ = reply.send(share.resent(resent));
     }
-}
-
-fn all(commands: &[StoreCommand], error: &StoreError) -> StoreReplies {
-    commands.iter().map(|_| Err(error.clone())).collect()
 }
 
 /// Whether nothing of a batch was answered, for a reason that may lie in one of its commands: a store that cannot be
 /// reached at all is not asked again in halves.
-fn failed_as_a_whole(replies: &StoreReplies) -> bool {
+fn failed_as_a_whole(replies: &Replies) -> bool {
     let may_be_one = |error: &StoreError| {
         !matches!(error.kind(), StoreErrorKind::Unavailable | StoreErrorKind::TimedOut | StoreErrorKind::Full)
     };

@@ -15,8 +15,8 @@ use std::{
 use actix::{Actor, AsyncContext, Context};
 use foldhash::quality::RandomState;
 use idempotency_core::{
-    Change, Clock, Fingerprint, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreError,
-    StoreReply, Tenant,
+    Change, Clock, Fingerprint, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreReply,
+    Tenant,
 };
 use idempotency_engine::{self as engine, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -28,7 +28,7 @@ pub(crate) use self::asking::outcome;
 use self::{asking::Asking, drive::Drive, swapping::Swapping};
 use crate::{
     Error, Forgotten, Resolver, Settled, StatusReport, Tracked,
-    backend::{Backend, FirstSetup},
+    backend::{Backend, FirstSetup, Returned},
     builder::OnHappened,
     cache::ReadCache,
     estate::{SentClaim, SharedEstate},
@@ -365,7 +365,7 @@ impl fmt::Debug for RequestTracker {
 }
 
 impl RequestTracker {
-    fn returned(&mut self, now: OffsetDateTime, call: Call, reply: Result<StoreReply, StoreError>) {
+    fn returned(&mut self, now: OffsetDateTime, Returned { call, reply, resent }: Returned) {
         if let Err(error) = &reply {
             match call {
                 Call::Lane(id) => tracing::warn!(%id, %error, "a store call failed"),
@@ -383,6 +383,9 @@ impl RequestTracker {
         }
         if let Ok(StoreReply::Pruned(pruned)) = &reply {
             self.meters.pruned.increment(pruned.deleted as u64);
+        }
+        if let (Call::Lane(id), true) = (call, resent) {
+            self.decide(now, Event::Resent { id });
         }
         self.decide(now, Event::Replied { call, reply });
     }

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration, vec};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, dev::MessageResponse};
 use idempotency_core::{Store, StoreCommand, StoreError, StoreReply};
@@ -10,8 +10,57 @@ use tokio::{
 
 use crate::gate::Gate;
 
-/// The answers to a [`StoreBatch`]: one for each command, in their order.
-pub type StoreReplies = Vec<Result<StoreReply, StoreError>>;
+/// The answers to a [`StoreBatch`]: one for each command, in their order. They are collected from these.
+///
+/// ```
+/// use idempotency_core::{Inserted, StoreReply};
+/// use idempotency_tracker::StoreReplies;
+///
+/// let replies: StoreReplies = [Ok(StoreReply::Inserted(Inserted::Claimed))].into_iter().collect();
+/// assert_eq!(replies.len(), 1);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreReplies {
+    replies: Vec<Result<StoreReply, StoreError>>,
+    /// The commands were sent more than once, so copies of them may have been carried out, or may be later.
+    pub(crate) resent: bool,
+}
+
+impl StoreReplies {
+    pub(crate) fn resent(mut self, resent: bool) -> Self {
+        self.resent = resent;
+        self
+    }
+}
+
+impl From<Vec<Result<StoreReply, StoreError>>> for StoreReplies {
+    fn from(replies: Vec<Result<StoreReply, StoreError>>) -> Self {
+        Self { replies, resent: false }
+    }
+}
+
+impl FromIterator<Result<StoreReply, StoreError>> for StoreReplies {
+    fn from_iter<I: IntoIterator<Item = Result<StoreReply, StoreError>>>(replies: I) -> Self {
+        Vec::from_iter(replies).into()
+    }
+}
+
+impl IntoIterator for StoreReplies {
+    type Item = Result<StoreReply, StoreError>;
+    type IntoIter = vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.replies.into_iter()
+    }
+}
+
+impl Deref for StoreReplies {
+    type Target = [Result<StoreReply, StoreError>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.replies
+    }
+}
 
 /// The one message that a backend actor understands.
 ///
@@ -38,6 +87,10 @@ pub type StoreReplies = Vec<Result<StoreReply, StoreError>>;
 /// ```
 ///
 /// The commands of a batch are independent of each other. A backend that does not batch gets one at a time.
+///
+/// A backend sends none of them on more than once: after a call of which the end is not known it answers with an error
+/// that is not [`was_not_applied`](StoreError::was_not_applied), and the tracker repeats the command, and sees to what a
+/// late copy of it may do.
 #[derive(Debug, Message)]
 #[rtype(result = "StoreReplies")]
 pub struct StoreBatch {

@@ -19,7 +19,7 @@ use std::{
 use actix::Recipient;
 use idempotency_core::{
     Capabilities, Change, Claim, Clock, Inserted, Record, RequestId, Restored, SecretCheck, Setup, Store,
-    StoreCommand, StoreError, StoreReply, Survives, Update,
+    StoreCommand, StoreError, StoreErrorKind, StoreReply, Survives, Update,
 };
 use tokio::{
     sync::oneshot,
@@ -400,6 +400,13 @@ impl Swap {
         reason: &'static str,
     ) -> Result<Vec<StoreReply>, Error> {
         let replies = self.ask(backend, commands).await?;
+        if replies.resent {
+            // A late copy would undo what is written after it.
+            return Err(Error::not_swapped(reason).because(StoreError::new(
+                StoreErrorKind::TimedOut,
+                "it was answered only when it was repeated",
+            )));
+        }
         let replies: Result<Vec<StoreReply>, StoreError> = replies.into_iter().collect();
         replies.map_err(|error| Error::not_swapped(reason).because(error))
     }
@@ -410,7 +417,7 @@ impl Swap {
         commands: Vec<StoreCommand>,
     ) -> Result<StoreReplies, Error> {
         if commands.is_empty() {
-            return Ok(Vec::new());
+            return Ok(StoreReplies::from(Vec::new()));
         }
         let count = commands.len();
         let sent = backend.send(StoreBatch { commands, now: self.clock.now() });

@@ -25,7 +25,7 @@ impl Handler<StoreBatch> for Foreign {
 
     fn handle(&mut self, batch: StoreBatch, _: &mut Self::Context) -> Self::Result {
         let replies = self.0.apply(&batch.commands, batch.now).now_or_never();
-        MessageResult(replies.expect("the store in memory answers at once"))
+        MessageResult(replies.expect("the store in memory answers at once").into())
     }
 }
 

@@ -9,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use idempotency_core::{StoreCommand, StoreErrorKind};
-use idempotency_tracker::{ErrorKind, Settled, Tracked};
+use futures_util::future::join;
+use idempotency_core::{RequestId, Store, StoreCommand, StoreErrorKind};
+use idempotency_tracker::{ErrorKind, Forgotten, Settled, Tracked};
 use tokio::time::{Instant, sleep};
 
 use crate::support::*;
@@ -102,13 +103,13 @@ fn a_late_copy_of_a_claim_does_not_block_the_id() {
         sleep(SECOND).await;
         let claim = copy.lock().unwrap().take().unwrap();
         let now = tracker.clock().now();
-        idempotency_core::Store::insert(&*store.inner, &claim, now).await.unwrap();
+        store.inner.insert(&claim, now).await.unwrap();
         assert_eq!(store.inner.len(), 1);
         // Whoever asks now is not held up by it.
         let permit = init(&tracker, id(1)).await;
         permit.release().await.unwrap();
         // And if nobody asks it is released again, one and three store limits later.
-        idempotency_core::Store::insert(&*store.inner, &claim, now).await.unwrap();
+        store.inner.insert(&claim, now).await.unwrap();
         sleep(6 * SECOND).await;
         assert!(store.inner.is_empty());
         assert_eq!(tracker.status().await.unwrap().lanes, 0, "nothing is kept of an idle id");
@@ -230,6 +231,60 @@ fn in_a_batch_only_the_guilty_command_fails() {
             let tracked = track.await;
             assert_eq!(matches!(tracked, Ok(Tracked::Init(_))), number != 7, "{number}: {tracked:?}");
         }
+    });
+}
+
+/// Goes wrong the first time that a call of this id does this.
+fn once(store: &FaultyStore, id: RequestId, name: &'static str, fault: Fault) {
+    let mut left = Some(fault);
+    store.plan(move |command| (command.name() == name && command.id() == Some(&id)).then(|| left.take())?);
+}
+
+#[test]
+fn a_late_copy_from_a_batch_that_was_repeated_blocks_nobody() {
+    virtual_time(async {
+        let store = FaultyStore::new().batching();
+        let tracker = spawn(store.clone()).await;
+        let (inner, mut is_first) = (store.inner.clone(), true);
+        let now = tracker.clock().now();
+        store.plan(move |command| {
+            let StoreCommand::Insert(claim) = command else { return None };
+            if claim.id != id(1) || !std::mem::take(&mut is_first) {
+                return None;
+            }
+            let (inner, claim) = (inner.clone(), claim.clone());
+            tokio::spawn(async move {
+                sleep(3 * SECOND).await;
+                inner.insert(&claim, now).await.unwrap();
+            });
+            Some(Fault::Hang)
+        });
+        // Sent together, they go to the store together, and are repeated one by one two seconds later.
+        let (first, second) = join(init(&tracker, id(1)), init(&tracker, id(2))).await;
+        assert_eq!(first.release().await.unwrap(), Settled::Stored);
+        assert_eq!(second.complete("done").await.unwrap(), Settled::Stored);
+        sleep(10 * SECOND).await;
+        assert_eq!(outcome(&tracker, id(1)).await, "init");
+    });
+}
+
+#[test]
+fn the_repetition_of_a_batch_knows_what_the_batch_has_done() {
+    virtual_time(async {
+        let store = FaultyStore::new().batching();
+        let tracker = builder(store.clone()).put_patience(5 * SECOND).spawn().await.unwrap();
+        let permit = init(&tracker, id(1)).await;
+        once(&store, id(1), "release", Fault::HangAfter);
+        let (released, other) = join(permit.release(), init(&tracker, id(2))).await;
+        assert_eq!(released.unwrap(), Settled::Stored);
+
+        let owner = other.owner();
+        other.complete("done").await.unwrap();
+        once(&store, id(2), "forget", Fault::HangAfter);
+        let (forgotten, _) = join(tracker.forget(id(2), owner, "a test"), init(&tracker, id(3))).await;
+        assert_eq!(forgotten.unwrap(), Forgotten::Forgotten);
+        // What really is not there is not found.
+        assert_eq!(tracker.forget(id(2), owner, "a test").await.unwrap(), Forgotten::NotFound);
     });
 }
 

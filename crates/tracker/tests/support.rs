@@ -56,6 +56,7 @@ pub(crate) struct FaultyStore {
     plan: Arc<Mutex<Plan>>,
     calls: Arc<Mutex<HashMap<&'static str, usize>>>,
     immediate: bool,
+    batches: usize,
     /// Where it tells of what was settled, and of which ids it is asked to.
     push: Option<Pushes>,
     closed: Arc<AtomicUsize>,
@@ -68,6 +69,7 @@ impl FaultyStore {
             plan: Arc::new(Mutex::new(Box::new(|_| None))),
             calls: Arc::default(),
             immediate: false,
+            batches: 0,
             push: None,
             closed: Arc::default(),
         }
@@ -76,6 +78,12 @@ impl FaultyStore {
     /// Its calls run on the tracker's own thread, and travel in batches.
     pub(crate) fn immediate(mut self, immediate: bool) -> Self {
         self.immediate = immediate;
+        self
+    }
+
+    /// Its calls travel in batches, one at a time.
+    pub(crate) fn batching(mut self) -> Self {
+        self.batches = 1;
         self
     }
 
@@ -200,6 +208,7 @@ impl Store for FaultyStore {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.immediate = self.immediate;
+        capabilities.batches = self.batches;
         capabilities.push = self.push.is_some();
         capabilities.scan = true;
         capabilities.restore = true;

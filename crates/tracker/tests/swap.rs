@@ -139,6 +139,25 @@ fn a_swap_that_makes_no_sense_is_refused_and_nothing_changes() {
     });
 }
 
+/// A late copy of what was repeated would undo what is written after it.
+#[test]
+fn a_swap_that_had_to_repeat_a_batch_is_none() {
+    virtual_time(async {
+        let (old, new) = (FaultyStore::new(), FaultyStore::new().batching());
+        let tracker = spawn(old.clone()).await;
+        for number in 1..=3 {
+            init(&tracker, id(number)).await.complete("done").await.unwrap();
+        }
+        let mut left = Some(Fault::HangAfter);
+        new.plan(move |command| (command.name() == "restore").then(|| left.take())?);
+        refused(tracker.swap(new.clone(), copy()).await, "a record cannot be copied");
+        assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"");
+        let report = tracker.swap(new.clone(), copy()).await.unwrap();
+        assert_eq!(report.copied, 3);
+        assert_eq!(outcome(&tracker, id(3)).await, "cached b\"done\"");
+    });
+}
+
 /// Fails at one of the stages; afterwards everything is as it was.
 #[test]
 fn a_swap_that_fails_half_way_leaves_everything_as_it_was() {

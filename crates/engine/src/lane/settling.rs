@@ -45,7 +45,7 @@ impl Lane {
         let answer = match updated {
             Updated::Applied | Updated::AlreadyApplied => Settled::Stored,
             // The repetition of a release whose reply was lost finds what it left.
-            Updated::NotFound if released && settling.attempts > 0 => Settled::Stored,
+            Updated::NotFound if released && settling.resent => Settled::Stored,
             Updated::NotFound => Settled::Gone,
             Updated::Fenced => Settled::Superseded,
         };
@@ -123,6 +123,7 @@ impl Lane {
         }
         settling.not_before = cx.moment.after(cx.config.backoff(settling.attempts));
         settling.attempts = settling.attempts.saturating_add(1);
+        settling.resent |= !error.was_not_applied();
         let is_live = self.claim.as_ref().is_some_and(|live| live.claim.owner == settling.owner);
         if let Some(live) = self.claim.as_mut().filter(|_| is_live) {
             live.ending = Ending::Failing;
@@ -183,10 +184,13 @@ impl Lane {
 
     pub(super) fn forget_replied(
         caller: Option<Caller>,
+        resent: bool,
         reply: Result<StoreReply, StoreError>,
         cx: &mut Context<'_>,
     ) {
         let answer = match reply {
+            // It was read before, so a copy has deleted it.
+            Ok(StoreReply::Updated(Updated::NotFound)) if resent => Ok(Forgotten::Forgotten),
             Ok(StoreReply::Updated(Updated::Applied | Updated::AlreadyApplied)) => Ok(Forgotten::Forgotten),
             Ok(StoreReply::Updated(Updated::Fenced)) => Ok(Forgotten::Refused),
             Ok(StoreReply::Updated(Updated::NotFound)) => Ok(Forgotten::NotFound),

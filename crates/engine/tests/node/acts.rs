@@ -132,6 +132,30 @@ impl Nodes {
         self.tell(world, self.callers[caller], Event::Settle { id: ID, owner, change, caller: None });
     }
 
+    pub(super) fn crash(&self, world: &mut World, node: usize) {
+        world.ends += 1;
+        world.engines[node] = Engine::new(config(), at(world.now), 0);
+        world.late.extend(world.calls[node].take());
+        for caller in (0..world.askers.len()).filter(|caller| self.callers[*caller] == node) {
+            if let Asker::Holding(owner) = world.askers[caller] {
+                world.monitor.holder_died(number(owner));
+            }
+            if let Some(owner) = world.resolving[caller].take() {
+                world.monitor.holder_died(number(owner));
+            }
+            if world.askers[caller] != Asker::Idle {
+                world.askers[caller] = Asker::Over;
+            }
+        }
+    }
+
+    /// Answered by its repetition, of which the engine hears.
+    pub(super) fn serve_again(&self, world: &mut World, node: usize, sent: &Sent) {
+        self.tell(world, node, Event::Resent { id: ID });
+        let reply = self.apply(world, sent);
+        self.reply(world, node, Ok(reply));
+    }
+
     pub(super) fn reply(&self, world: &mut World, node: usize, reply: Result<StoreReply, StoreError>) {
         self.tell(world, node, Event::Replied { call: Call::Lane(ID), reply });
     }

@@ -65,6 +65,10 @@ pub(crate) fn gone(number: u64) -> Event {
     Event::Gone { id: id(), caller: Caller(number) }
 }
 
+pub(crate) fn resent() -> Event {
+    Event::Resent { id: id() }
+}
+
 pub(crate) fn forget(owner: u128) -> Event {
     Event::Forget { caller: Caller(100), id: id(), owner: Owner::from_u128(owner) }
 }

@@ -1,6 +1,6 @@
 //! What meets on one id: callers, what may still arrive, and what is about to be stored.
 
-use idempotency_core::{HaltReason, Meta, Owner, State, StoreErrorKind, Tenant, Updated};
+use idempotency_core::{HaltReason, Meta, Owner, State, StoreErrorKind, StoreReply, Tenant, Updated};
 use idempotency_engine::{Adopted, Caller, Event};
 
 use super::desk::*;
@@ -257,6 +257,45 @@ fn a_release_whose_reply_was_lost_finds_what_it_left() {
     desk.reply(lost());
     desk.until(20);
     assert_eq!(desk.reply(updated(Updated::NotFound))[0], "100: Gone");
+    // One that certainly was not carried out leaves nothing to be found.
+    let mut desk = Desk::claimed();
+    desk.tell(settle(1, idempotency_core::Change::Release));
+    desk.reply(not_sent());
+    assert_eq!(desk.until(20), ["20 release 1"]);
+    assert_eq!(desk.reply(updated(Updated::NotFound))[0], "100: Gone");
+}
+
+#[test]
+fn what_the_backend_sent_again_by_itself_may_have_a_copy() {
+    // A claim that is released is released again, for a late one.
+    let mut desk = Desk::new();
+    desk.tell(track(1));
+    assert_eq!(desk.tell(resent()), [""; 0]);
+    assert_eq!(desk.reply(claimed())[0], "Resumed");
+    desk.tell(settle(1, idempotency_core::Change::Release));
+    assert_eq!(desk.reply(updated(Updated::Applied)), ["100: Stored", "settled 1", "ended 1"]);
+    assert_eq!(desk.until(2000), ["2000 release 1"]);
+    // A release or a forget finds what the first copy left.
+    let mut desk = Desk::claimed();
+    desk.tell(settle(1, idempotency_core::Change::Release));
+    desk.tell(resent());
+    assert_eq!(desk.reply(updated(Updated::NotFound)), ["100: Stored", "settled 1", "ended 1"]);
+    for (copies, word) in [(true, "Forgotten"), (false, "NotFound")] {
+        let mut desk = Desk::new();
+        desk.tell(forget(9));
+        if copies {
+            desk.tell(resent());
+        }
+        let said = format!("100: Forgotten(Ok({word}))");
+        assert_eq!(desk.reply(updated(Updated::NotFound)), [said]);
+    }
+    // A look has none, and what comes when nothing is under way is about nothing.
+    let mut desk = Desk::with(|config| config.max_in_flight = 0);
+    desk.tell(track(1));
+    desk.tell(resent());
+    assert_eq!(desk.reply(Ok(StoreReply::Found(None))).len(), 1);
+    assert_eq!(desk.tell(resent()), [""; 0]);
+    assert_eq!(desk.engine.load().lanes, 0);
 }
 
 /// A copy of its insert may arrive where the id is free by then.

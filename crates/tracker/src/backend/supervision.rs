@@ -169,7 +169,7 @@ impl Backend {
             span.record("outcome", "not_sent");
             let error =
                 StoreError::new(StoreErrorKind::Unavailable, "the backend is being restarted").not_applied();
-            returned.push((call, Err(error)));
+            returned.push(Returned { call, reply: Err(error), resent: false });
         }
     }
 }
@@ -180,7 +180,7 @@ fn is_silence(kind: StoreErrorKind) -> bool {
 }
 
 fn setup_answer(replies: Result<StoreReplies, MailboxError>) -> Result<(), StoreError> {
-    match replies.map(|mut replies| replies.pop()) {
+    match replies.map(|replies| replies.into_iter().next()) {
         Ok(Some(Ok(_))) => Ok(()),
         Ok(Some(Err(error))) => Err(error),
         Ok(None) => Err(StoreError::new(StoreErrorKind::Other, "the backend did not answer `setup`")),

@@ -50,8 +50,8 @@ impl ActorFuture<RequestTracker> for Drive {
         }
         let mut worked = from_inbox || !this.returned.is_empty();
 
-        for (call, reply) in this.returned.drain(..) {
-            actor.returned(now, call, reply);
+        for returned in this.returned.drain(..) {
+            actor.returned(now, returned);
         }
         // One by one: if one of them is the death of this actor, the next one has the others.
         while let Some(input) = actor.next_input() {

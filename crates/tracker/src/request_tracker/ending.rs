@@ -49,7 +49,7 @@ impl RequestTracker {
     pub(super) fn close(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime, unsettled: usize) {
         let closing = actix::fut::wrap_future::<_, Self>(self.backend.close(now));
         ctx.spawn(closing.map(move |closed, this, ctx| {
-            match closed.map(|mut replies| replies.pop()) {
+            match closed.map(|replies| replies.into_iter().next()) {
                 Ok(Some(Ok(_))) => tracing::info!(unsettled, "shut down"),
                 Ok(Some(Err(error))) => {
                     tracing::warn!(unsettled, %error, "shut down; the store did not close in order")
