@@ -13,6 +13,7 @@ mod scripts;
 use std::{
     cell::Cell,
     ops::Range,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -201,29 +202,38 @@ fn sizes(callers: usize) -> impl Iterator<Item = usize> {
 
 async fn on_redis(redis: &Redis, len: usize) -> Columns<'_> {
     let bare = Arc::new(scripts::Bare::open(redis, len).await);
-    let next = Cell::new(0);
-    let bare = Column::new(move |load| {
-        let first = next.replace(next.get() + load.callers * load.turns);
-        let callers: Vec<_> = (0..load.callers)
-            .map(|caller| {
-                let (bare, first) = (bare.clone(), first + caller * load.turns);
-                tokio::spawn(async move {
-                    for number in first..first + load.turns {
-                        bare.cycle(number).await;
-                    }
+    let next = Rc::new(Cell::new(0));
+    let cycles = |by_script| {
+        let (bare, next) = (bare.clone(), next.clone());
+        Column::new(move |load| {
+            let first = next.replace(next.get() + load.callers * load.turns);
+            let callers: Vec<_> = (0..load.callers)
+                .map(|caller| {
+                    let (bare, first) = (bare.clone(), first + caller * load.turns);
+                    tokio::spawn(async move {
+                        for number in first..first + load.turns {
+                            bare.cycle(number, by_script).await;
+                        }
+                    })
                 })
-            })
-            .collect();
-        async {
-            for caller in callers {
-                caller.await.expect("a caller");
+                .collect();
+            async {
+                for caller in callers {
+                    caller.await.expect("a caller");
+                }
             }
-        }
-    });
+        })
+    };
     let store = RedisStore::open(RedisConfig::new(redis.url())).expect("a server");
     let peer = Column::of(Target::valkey(redis.url()).await, len);
-    let others = vec![("ours", ours(store, len).await), ("idempotent", peer)];
-    Columns { bare: vec![bare], others, clean: Box::new(|| drop(redis.command(&["FLUSHDB"]))), _folder: None }
+    let others =
+        vec![("bare, as ours claims", cycles(false)), ("ours", ours(store, len).await), ("idempotent", peer)];
+    Columns {
+        bare: vec![cycles(true)],
+        others,
+        clean: Box::new(|| drop(redis.command(&["FLUSHDB"]))),
+        _folder: None,
+    }
 }
 
 async fn on_postgres(postgres: &Postgres, len: usize) -> Columns<'_> {

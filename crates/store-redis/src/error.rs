@@ -78,6 +78,11 @@ pub(crate) fn is_unknown_script(error: &StoreError) -> bool {
     source(error).is_some_and(|source| source.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
 }
 
+/// The server did not even look at a command, since it could have written something.
+pub(crate) fn is_no_write_taken(error: &StoreError) -> bool {
+    source(error).is_some_and(|source| matches!(source.code(), Some("OOM" | "NOREPLICAS" | "MISCONF")))
+}
+
 fn source(error: &StoreError) -> Option<&RedisError> {
     std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>())
 }

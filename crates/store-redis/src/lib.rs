@@ -12,15 +12,20 @@
 //! # }
 //! ```
 //!
-//! One key a record, one script a step, one round trip a claim and one a result. All times are the server's: nodes whose
-//! clocks disagree share it. Redis 7 or Valkey is needed, with `maxmemory-policy noeviction`: a store that evicts claims
+//! One key a record, one round trip a claim and one a result: a claim of a free id in a command of the server's own, what must
+//! compare before it writes in a script. All times are the server's: nodes whose clocks disagree share it. Redis 7 or Valkey is needed, with `maxmemory-policy noeviction`: a store that evicts claims
 //! when the memory is full would let work happen twice.
+//!
+//! A user of its own needs, for keys that begin with the prefix and the channel `PREFIXsettled`: `+@scripting -script +info +get
+//! +set +getrange +setrange +pttl +pexpire +pexpireat +pexpiretime +del +publish +hsetnx +hset +hmget +scan +subscribe +ping`,
+//! `+config|get` where a durability is declared, `+wait` where replicas are.
 //!
 //! A full server refuses claims; it still takes results. What it declares to survive (`RedisConfig::durability`) is verified
 //! when the tracker starts.
 
 #![deny(missing_docs)]
 
+mod at_once;
 mod config;
 mod error;
 mod line;
@@ -30,6 +35,7 @@ mod scripts;
 mod setup;
 mod slots;
 mod store;
+mod updates;
 mod value;
 mod waits;
 

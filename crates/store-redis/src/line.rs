@@ -10,8 +10,8 @@ use std::{
 
 use idempotency_core::StoreError;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::time::Instant;
 
@@ -55,11 +55,39 @@ impl Line {
     }
 
     pub(crate) async fn send(&self, command: &Cmd, deadline: Instant) -> Result<Value, StoreError> {
-        let mut manager = self.held.lock().unwrap_or_else(PoisonError::into_inner).manager.clone();
+        let mut manager = self.manager();
+        self.heard(deadline, async { manager.req_packed_command(command).await?.extract_error() }).await
+    }
+
+    /// One behind the other in one round trip; what others send may come in between.
+    pub(crate) async fn send_all(
+        &self,
+        commands: &Pipeline,
+        deadline: Instant,
+    ) -> Result<Vec<RedisResult<Value>>, StoreError> {
+        let mut manager = self.manager();
+        let answers = manager.req_packed_commands(commands, 0, commands.len());
+        let answers: Vec<_> =
+            self.heard(deadline, answers).await?.into_iter().map(Value::extract_error).collect();
+        if answers.iter().any(|answer| answer.as_ref().is_err_and(is_in_vain)) {
+            self.renew();
+        }
+        Ok(answers)
+    }
+
+    fn manager(&self) -> ConnectionManager {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).manager.clone()
+    }
+
+    /// The answer, if it comes in time; and what its coming or not says of the connection.
+    async fn heard<T>(
+        &self,
+        deadline: Instant,
+        answer: impl Future<Output = RedisResult<T>>,
+    ) -> Result<T, StoreError> {
         // Also a caller who goes away before his time is over has got no answer.
         let unanswered = Unanswered(self);
-        let answer = until(deadline, async { manager.send_packed_command(command).await?.extract_error() });
-        let answer = answer.await?;
+        let answer = until(deadline, answer).await?;
         match &answer {
             Err(error) if error.is_timeout() => {}
             Err(error) if is_in_vain(error) => self.renew(),
@@ -99,7 +127,8 @@ fn manager(client: &Client, limit: Duration) -> RedisResult<ConnectionManager> {
     let settings = ConnectionManagerConfig::new()
         .set_min_delay(FIRST_REST)
         .set_max_delay(LONGEST_REST)
-        .set_response_timeout(Some(limit))
+        // Each call has a time of its own.
+        .set_response_timeout(None)
         .set_connection_timeout(Some(limit));
     ConnectionManager::new_lazy_with_config(client.clone(), settings)
 }

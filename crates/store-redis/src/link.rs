@@ -122,11 +122,20 @@ impl Link {
         if !self.waits() {
             return Ok((self.run_until(step, key, args, deadline).await?, Acknowledged(true)));
         }
-        match self.send_and_wait(key, of_hash(step, key, args), deadline).await {
+        // In boxes: what does not wait must not carry their room about.
+        match Box::pin(self.send_and_wait(key, of_hash(step, key, args), deadline)).await {
             Err(error) if is_unknown_script(&error) => {
-                self.send_and_wait(key, of_source(step, key, args), deadline).await
+                Box::pin(self.send_and_wait(key, of_source(step, key, args), deadline)).await
             }
             answer => answer,
+        }
+    }
+
+    /// The way to a single server of which no replicas are waited for.
+    pub(crate) fn alone(&self) -> Option<&Line> {
+        match &self.ways {
+            Ways::Server { line, waits: None } => Some(line),
+            Ways::Server { .. } | Ways::Cluster { .. } => None,
         }
     }
 
@@ -225,7 +234,7 @@ pub(crate) async fn until<T>(deadline: Instant, call: impl Future<Output = T>) -
     timeout_at(deadline, call).await.map_err(late)
 }
 
-fn of_hash(step: &Step, key: &[u8], args: &[&[u8]]) -> Cmd {
+pub(crate) fn of_hash(step: &Step, key: &[u8], args: &[&[u8]]) -> Cmd {
     script("EVALSHA", &step.hash, key, args)
 }
 

@@ -61,8 +61,8 @@ pub(crate) fn reason_of(code: u8) -> Option<HaltReason> {
     known.or_else(|| (code >= 16).then_some(HaltReason::Unknown))
 }
 
-/// Microseconds, and at most a hundred years of them: Lua counts exactly up to 2^53.
-pub(crate) fn micros(duration: Duration) -> u64 {
-    const LONGEST: u128 = 3_155_695_200_000_000;
-    duration.as_micros().min(LONGEST) as u64
+/// Milliseconds, rounded up, and at most a hundred years of them: Lua counts exactly up to 2^53.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    const LONGEST: u128 = 3_155_695_200_000;
+    duration.as_nanos().div_ceil(1_000_000).min(LONGEST) as u64
 }

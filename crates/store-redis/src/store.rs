@@ -1,26 +1,27 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::stream::BoxStream;
 use futures_util::future::join_all;
 use idempotency_core::{
-    CallersClock, Capabilities, Change, Claim, Clock, Cursor, Inserted, Page, Pruned, Record, RequestId,
-    Restored, Setup, Store, StoreError, StoreErrorKind, Update, Updated,
+    CallersClock, Capabilities, Claim, Clock, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored,
+    Setup, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update, Updated,
 };
-use redis::Value;
+use redis::{Pipeline, Value};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::{
-    RedisConfig,
+    RedisConfig, at_once,
     error::unexpected,
     link::Link,
     push::Push,
-    scripts::{INSERT, LOOKUP, MARK, RESTORE, UPDATE, WATCH, code_of, micros},
+    scripts::{INSERT, LOOKUP, MARK, RESTORE, UPDATE, WATCH, millis},
     setup::{self, Vigil},
     slots::Node,
-    value::{self, Clocks, Parts},
+    updates,
+    value::{self, Left},
     waits::Acknowledged,
 };
 
@@ -67,7 +68,7 @@ impl RedisStore {
         Ok(Self { config, link, push, vigil, channel, callers })
     }
 
-    fn key(&self, id: &RequestId) -> Vec<u8> {
+    pub(crate) fn key(&self, id: &RequestId) -> Vec<u8> {
         [self.config.prefix.as_bytes(), b"r:", id.as_bytes()].concat()
     }
 
@@ -76,16 +77,17 @@ impl RedisStore {
         format!("{}store", self.config.prefix)
     }
 
-    /// What is stored, as the scripts answer it: the server's time, and the value if there is one.
+    /// What is stored, as the scripts answer it: the time that it has left, and the value if there is one.
     fn record(&self, answer: Value, now: OffsetDateTime) -> Result<Answer, StoreError> {
         let Value::Array(parts) = answer else { return Err(unexpected()) };
         let mut parts = parts.into_iter();
-        let Some(Value::Int(server)) = parts.next() else { return Err(unexpected()) };
-        let clocks = Clocks { server, caller: now };
+        let Some(Value::Int(left)) = parts.next() else { return Err(unexpected()) };
         Ok(match parts.next() {
             None => Answer::Nothing,
             Some(Value::Int(code)) => Answer::Code(code),
-            Some(Value::BulkString(value)) => Answer::Record(value::read(Bytes::from(value), clocks)?),
+            Some(Value::BulkString(value)) => {
+                Answer::Record(value::read(Bytes::from(value), Left { left, now })?)
+            }
             Some(_) => return Err(unexpected()),
         })
     }
@@ -148,33 +150,24 @@ impl RedisStore {
         }
     }
 
-    fn waits(&self) -> &'static [u8] {
+    pub(crate) fn waits(&self) -> &'static [u8] {
         if self.config.durability.replicas > 0 { b"1" } else { b"0" }
     }
 
-    async fn send_update(&self, update: &Update) -> Result<(Value, Acknowledged), StoreError> {
-        // What it is beside the retention: a lease, or what it became.
-        let (retention, number_of, digest, body) = match &update.change {
-            Change::Renew { lease, retention } => (*retention, micros(*lease), None, &[][..]),
-            Change::Complete { response, retention } => {
-                let (code, body) = value::response(response);
-                (*retention, code.into(), Some(response.digest()), body)
-            }
-            Change::Halt { reason, retention } => (*retention, code_of(*reason).into(), None, &[][..]),
-            _ => (Duration::ZERO, 0, None, &[][..]),
-        };
-        let args: [&[u8]; 9] = [
-            update.owner.as_bytes(),
-            update.change.name().as_bytes(),
-            &number(micros(retention)),
-            &self.channel,
-            update.id.as_bytes(),
-            &number(number_of),
-            digest.as_ref().map_or(&[], |digest| &digest.as_bytes()[..]),
-            body,
-            self.waits(),
-        ];
-        self.link.run_and_wait(&UPDATE, &self.key(&update.id), &args, self.link.deadline()).await
+    /// Whether the server is what it must be, when it was last looked at.
+    pub(crate) fn may_write(&self, now: OffsetDateTime) -> Result<(), StoreError> {
+        self.callers.note(now);
+        self.vigil.verdict()
+    }
+
+    /// Where settled ids are told of.
+    pub(crate) fn channel(&self) -> &[u8] {
+        &self.channel
+    }
+
+    /// Of a call that begins now.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.link.deadline()
     }
 
     /// A claim that too few replicas have is not one: it is given back, unless its owner has extended it meanwhile. A takeover
@@ -193,6 +186,9 @@ impl RedisStore {
         }
     }
 }
+
+/// What was measured stands in ARCHITECTURE.md.
+const BATCHES: usize = 4;
 
 enum Answer {
     Nothing,
@@ -254,23 +250,30 @@ impl Store for RedisStore {
     }
 
     async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
-        self.vigil.verdict()?;
-        self.callers.note(now);
+        self.may_write(now)?;
         let deadline = self.link.deadline();
-        let (lease, retention) = (number(micros(claim.lease)), number(micros(claim.retention)));
-        let fingerprint = value::fingerprint(&claim.fingerprint);
+        let (key, value) = (self.key(&claim.id), value::claim(claim));
+        if claim.takes_over.is_none()
+            && let Some(line) = self.link.alone()
+        {
+            let mut commands = Pipeline::with_capacity(2);
+            at_once::ask(&mut commands, &key, &value, claim);
+            let answers = line.send_all(&commands, deadline).await?;
+            let answers = answers.try_into().map_err(|_| unexpected())?;
+            if let Some(inserted) = at_once::judge(answers, claim, now)? {
+                return Ok(inserted);
+            }
+        }
+        let (lease, retention) = (number(millis(claim.lease)), number(millis(claim.retention)));
         let takes_over = claim.takes_over;
-        let args: [&[u8]; 7] = [
-            claim.owner.as_bytes(),
-            &fingerprint,
+        let args: [&[u8]; 5] = [
+            &value,
             &lease,
             &retention,
-            claim.meta.as_bytes(),
             takes_over.as_ref().map_or(&[], |owner| &owner.as_bytes()[..]),
             self.waits(),
         ];
-        let (answer, acknowledged) =
-            self.link.run_and_wait(&INSERT, &self.key(&claim.id), &args, deadline).await?;
+        let (answer, acknowledged) = self.link.run_and_wait(&INSERT, &key, &args, deadline).await?;
         match self.record(answer, now)? {
             Answer::Code(lapses) if acknowledged == Acknowledged(false) => {
                 if lapses != 0 && claim.takes_over.is_none() {
@@ -289,21 +292,31 @@ impl Store for RedisStore {
     }
 
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
-        self.vigil.verdict()?;
-        self.callers.note(now);
-        match self.send_update(update).await? {
+        self.may_write(now)?;
+        let args = updates::args(self, update);
+        let args = args.each_ref().map(|arg| &**arg);
+        let deadline = self.link.deadline();
+        match self.link.run_and_wait(&UPDATE, &self.key(&update.id), &args, deadline).await? {
             (_, Acknowledged(false)) => Err(too_few_replicas()),
-            (Value::Int(0), _) => Ok(Updated::NotFound),
-            (Value::Int(1), _) => Ok(Updated::Applied),
-            (Value::Int(2), _) => Ok(Updated::AlreadyApplied),
-            (Value::Int(3), _) => Ok(Updated::Fenced),
-            _ => Err(unexpected()),
+            (answer, _) => updates::updated(answer),
         }
     }
 
     /// The server does it by itself.
     async fn prune(&self, _: OffsetDateTime, _: usize) -> Result<Pruned, StoreError> {
         Ok(Pruned { deleted: 0, more: false })
+    }
+
+    /// To a single server in as few requests as their bytes allow.
+    async fn apply(
+        &self,
+        batch: &[StoreCommand],
+        now: OffsetDateTime,
+    ) -> Vec<Result<StoreReply, StoreError>> {
+        match self.link.alone() {
+            Some(line) => at_once::apply(self, line, batch, now).await,
+            None => join_all(batch.iter().map(|command| command.call(self, now))).await,
+        }
     }
 
     /// Node by node. The cursor says which, where there, and which slots each had when it began.
@@ -355,11 +368,8 @@ impl Store for RedisStore {
     ) -> Result<Restored, StoreError> {
         self.vigil.verdict()?;
         let deadline = self.link.deadline();
-        let parts = Parts::of(record, now);
-        let times =
-            [parts.claimed_ago, parts.expires_in, parts.lapses_in].map(|time| time.to_string().into_bytes());
-        let args: [&[u8]; 6] =
-            [&parts.before_times, &parts.after_times, &parts.meta_and_body, &times[0], &times[1], &times[2]];
+        let (value, left) = value::record(record, now);
+        let args: [&[u8]; 2] = [&value, &left.to_string().into_bytes()];
         let (answer, acknowledged) = self.link.run_and_wait(&RESTORE, &self.key(id), &args, deadline).await?;
         match self.record(answer, now)? {
             Answer::Code(0) if acknowledged == Acknowledged(false) => Err(too_few_replicas()),
@@ -391,6 +401,8 @@ impl Store for RedisStore {
         capabilities.scan = true;
         capabilities.restore = true;
         capabilities.push = true;
+        // A single server works one call off after the other: none waits for a slow one that would not wait for it anyhow.
+        capabilities.batches = if self.link.alone().is_some() { BATCHES } else { 0 };
         capabilities
     }
 
@@ -405,7 +417,7 @@ fn too_few_replicas() -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, "too few replicas have acknowledged it in time")
 }
 
-fn number(number: u64) -> Vec<u8> {
+pub(crate) fn number(number: u64) -> Vec<u8> {
     number.to_string().into_bytes()
 }
 

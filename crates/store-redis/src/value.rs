@@ -1,5 +1,8 @@
 //! What is stored under a key, and a record in the time of whoever reads it.
 //!
+//! No clock is in it: its times are milliseconds before the server lets the key expire. So a claim can be written by whoever
+//! makes it, in one command, and what a read needs beside the value is how much time the key has left.
+//!
 //! | position | bytes | |
 //! | --- | --- | --- |
 //! | 0 | 1 | the version that wrote it: 1 |
@@ -7,38 +10,38 @@
 //! | 2 | 1 | whether somebody wants to hear of its end |
 //! | 3 | 16 | owner |
 //! | 19 | 33 | fingerprint |
-//! | 52 | 8 | claimed at, microseconds since 1970 by the server's clock, little endian like all numbers |
-//! | 60 | 8 | expires at |
-//! | 68 | 8 | the lease lapses at; 0 once settled |
-//! | 76 | 32 | digest of the response |
-//! | 108 | 2 | length of all this: what a later version adds is skipped |
-//! | 110 | 2 | length of meta |
+//! | 52 | 8 | how long before the expiry it was claimed, little endian like all numbers |
+//! | 60 | 8 | how long before it the lease lapses; 0 once settled |
+//! | 68 | 32 | digest of the response |
+//! | 100 | 2 | length of all this: what a later version adds is skipped |
+//! | 102 | 2 | length of meta |
 //! | | | meta, and the body |
 //!
 //! The head has a fixed length, so that the scripts read and change it without the body; a renewal writes sixteen bytes.
 
 use bytes::{Buf, Bytes};
 use idempotency_core::{
-    Body, Digest, Fingerprint, Meta, Owner, Record, Scheme, State, StoreError, StoreErrorKind, StoredResponse,
+    Body, Claim, Digest, Fingerprint, Meta, Owner, Record, Scheme, State, StoreError, StoreErrorKind,
+    StoredResponse,
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::scripts::{COMPLETED, NOT_KEPT, PROCESSING, code_of, micros, reason_of};
+use crate::scripts::{COMPLETED, NOT_KEPT, PROCESSING, code_of, millis, reason_of};
 
 const VERSION: u8 = 1;
-const HEAD: usize = 112;
+const HEAD: usize = 104;
 
-/// The server's clock beside that of whoever asked.
+/// Milliseconds until a key expires, as the server says, and when it said so by the clock of whoever asked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clocks {
-    /// Microseconds since 1970.
-    pub(crate) server: i64,
-    pub(crate) caller: OffsetDateTime,
+pub(crate) struct Left {
+    pub(crate) left: i64,
+    pub(crate) now: OffsetDateTime,
 }
 
-impl Clocks {
-    fn to_caller(self, instant: i64) -> OffsetDateTime {
-        self.caller.saturating_add(Duration::microseconds(instant.saturating_sub(self.server)))
+impl Left {
+    /// The server lets a key expire once its last millisecond is over.
+    fn before_expiry(self, before: i64) -> OffsetDateTime {
+        self.now.saturating_add(Duration::milliseconds(self.left.saturating_sub(before).saturating_add(1)))
     }
 }
 
@@ -47,9 +50,12 @@ fn corrupt(message: &'static str) -> StoreError {
 }
 
 /// Total: whatever the bytes are, it is a record or an error.
-pub(crate) fn read(mut value: Bytes, clocks: Clocks) -> Result<Record, StoreError> {
+pub(crate) fn read(mut value: Bytes, left: Left) -> Result<Record, StoreError> {
     if value.len() < HEAD {
         return Err(corrupt("a record is cut off"));
+    }
+    if left.left < 0 {
+        return Err(corrupt("a record never expires"));
     }
     let version = value.get_u8();
     if !(1..=VERSION + 1).contains(&version) {
@@ -61,8 +67,8 @@ pub(crate) fn read(mut value: Bytes, clocks: Clocks) -> Result<Record, StoreErro
     value.copy_to_slice(&mut owner);
     let scheme = Scheme(value.get_u8());
     value.copy_to_slice(&mut fingerprint);
-    let [claimed_at, expires_at, lease_until] =
-        [value.get_i64_le(), value.get_i64_le(), value.get_i64_le()].map(|instant| clocks.to_caller(instant));
+    let [claimed_at, lease_until] =
+        [value.get_i64_le(), value.get_i64_le()].map(|before| left.before_expiry(before));
     value.copy_to_slice(&mut digest);
     let (head, meta) = (usize::from(value.get_u16_le()), usize::from(value.get_u16_le()));
     let Some(added) = head.checked_sub(HEAD).filter(|added| added + meta <= value.len()) else {
@@ -78,14 +84,54 @@ pub(crate) fn read(mut value: Bytes, clocks: Clocks) -> Result<Record, StoreErro
         code => State::Halted(reason_of(code).ok_or_else(|| corrupt("a record has an unknown state"))?),
     };
     let fingerprint = Fingerprint::from_parts(scheme, fingerprint);
-    Ok(Record::new(Owner::from_bytes(owner), fingerprint, claimed_at, expires_at, meta, state))
+    Ok(Record::new(Owner::from_bytes(owner), fingerprint, claimed_at, left.before_expiry(0), meta, state))
 }
 
-/// The scheme and the hash.
-pub(crate) fn fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
-    let mut bytes = vec![fingerprint.scheme().0];
-    bytes.extend_from_slice(fingerprint.as_bytes());
-    bytes
+/// Of a claim that nobody watches so far.
+pub(crate) fn claim(claim: &Claim) -> Vec<u8> {
+    let (lease, retention) = (millis(claim.lease), millis(claim.retention));
+    write(PROCESSING, claim.owner, &claim.fingerprint, [lease + retention, retention], None, &claim.meta, &[])
+}
+
+/// Of a record, and how long the key has to live; not positive if it has expired.
+pub(crate) fn record(record: &Record, now: OffsetDateTime) -> (Vec<u8>, i64) {
+    let before_expiry = |instant: OffsetDateTime| millis((record.expires_at - instant).unsigned_abs());
+    let (state, lapses, digest, body) = match &record.state {
+        State::Processing { lease_until } => (PROCESSING, before_expiry(*lease_until), None, &[][..]),
+        State::Completed(response) => {
+            let (state, body) = self::response(response);
+            (state, 0, Some(response.digest()), body)
+        }
+        State::Halted(reason) => (code_of(*reason), 0, None, &[][..]),
+    };
+    let times = [before_expiry(record.claimed_at), lapses];
+    let value = write(state, record.owner, &record.fingerprint, times, digest, &record.meta, body);
+    let left = record.expires_at - now;
+    (value, if left.is_positive() { millis(left.unsigned_abs()) as i64 } else { 0 })
+}
+
+fn write(
+    state: u8,
+    owner: Owner,
+    fingerprint: &Fingerprint,
+    before_expiry: [u64; 2],
+    digest: Option<Digest>,
+    meta: &Meta,
+    body: &[u8],
+) -> Vec<u8> {
+    let meta = meta.as_bytes();
+    let mut value = Vec::with_capacity(HEAD + meta.len() + body.len());
+    value.extend([VERSION, state, 0]);
+    value.extend_from_slice(owner.as_bytes());
+    value.push(fingerprint.scheme().0);
+    value.extend_from_slice(fingerprint.as_bytes());
+    value.extend(before_expiry.iter().flat_map(|before| before.to_le_bytes()));
+    value.extend_from_slice(digest.as_ref().map_or(&[0; 32], |digest| digest.as_bytes()));
+    value.extend((HEAD as u16).to_le_bytes());
+    value.extend((meta.len() as u16).to_le_bytes());
+    value.extend_from_slice(meta);
+    value.extend_from_slice(body);
+    value
 }
 
 /// What stands for a response: its state and its body.
@@ -93,56 +139,5 @@ pub(crate) fn response(response: &StoredResponse) -> (u8, &[u8]) {
     match response.body() {
         Body::Kept(body) => (COMPLETED, body),
         Body::NotKept => (NOT_KEPT, &[]),
-    }
-}
-
-/// A record in parts, with the times that it has left: the server adds its own clock.
-pub(crate) struct Parts {
-    /// Version and state, then owner and fingerprint: between them the server puts whether somebody wants to hear.
-    pub(crate) before_times: Vec<u8>,
-    pub(crate) after_times: Vec<u8>,
-    pub(crate) meta_and_body: Vec<u8>,
-    pub(crate) claimed_ago: i64,
-    pub(crate) expires_in: i64,
-    /// 0: it is settled.
-    pub(crate) lapses_in: i64,
-}
-
-impl Parts {
-    pub(crate) fn of(record: &Record, now: OffsetDateTime) -> Self {
-        let left = |instant: OffsetDateTime| -> i64 {
-            let left = instant - now;
-            let micros = micros(left.unsigned_abs()) as i64;
-            if left.is_negative() { -micros } else { micros }
-        };
-        let (state, digest, body, lapses_in) = match &record.state {
-            // One that lapses at this moment must not be taken for a settled one.
-            State::Processing { lease_until } => match left(*lease_until) {
-                0 => (PROCESSING, [0; 32], &[][..], -1),
-                lapses_in => (PROCESSING, [0; 32], &[][..], lapses_in),
-            },
-            State::Completed(response) => {
-                let (state, body) = self::response(response);
-                (state, *response.digest().as_bytes(), body, 0)
-            }
-            State::Halted(reason) => (code_of(*reason), [0; 32], &[][..], 0),
-        };
-        let mut before_times = vec![VERSION, state];
-        before_times.extend_from_slice(record.owner.as_bytes());
-        before_times.extend(fingerprint(&record.fingerprint));
-        let meta = record.meta.as_bytes();
-        let mut after_times = digest.to_vec();
-        after_times.extend((HEAD as u16).to_le_bytes());
-        after_times.extend((meta.len() as u16).to_le_bytes());
-        let mut meta_and_body = meta.to_vec();
-        meta_and_body.extend_from_slice(body);
-        Self {
-            before_times,
-            after_times,
-            meta_and_body,
-            claimed_ago: -left(record.claimed_at),
-            expires_in: left(record.expires_at),
-            lapses_in,
-        }
     }
 }

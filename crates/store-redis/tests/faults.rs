@@ -34,7 +34,7 @@ fn claims_and_results_whose_replies_are_lost_are_known_when_they_are_repeated() 
         store.insert(&claim(CALLS), now()).await.unwrap();
         store.update(&complete(CALLS, "done"), now()).await.unwrap();
         for number in 0..CALLS {
-            proxy.lose_replies(1, "EVAL");
+            proxy.lose_replies(1, "SET");
             let claimed = until_answered(async || store.insert(&claim(number), now()).await).await;
             assert_eq!(claimed, Inserted::Claimed, "by one's own ghost nobody is blocked");
             proxy.lose_replies(1, "EVAL");

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use idempotency_core::{Change, Durability, HaltReason, Inserted, Store, StoreErrorKind, Survives, Updated};
+use idempotency_core::{
+    Change, Durability, HaltReason, Inserted, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply,
+    Survives, Updated,
+};
 use idempotency_store_redis::{RedisConfig, RedisStore};
 use idempotency_store_testkit::servers::{Redis, RedisCluster, until};
 
@@ -10,6 +13,10 @@ use crate::support::*;
 
 fn durable(redis: &Redis) -> RedisConfig {
     RedisConfig::new(redis.url()).durability(Durability::new(Survives::PowerLoss, 0))
+}
+
+fn key(prefix: &str, number: u64) -> String {
+    format!("{prefix}r:{}", std::str::from_utf8(id(number).as_bytes()).unwrap())
 }
 
 async fn refused(config: RedisConfig, kind: StoreErrorKind, reason: &str) {
@@ -73,8 +80,8 @@ fn a_replica_is_refused() {
 fn a_user_with_only_the_commands_that_are_needed_suffices_and_one_without_login_is_refused() {
     run(async {
         let redis = Redis::start(&[]);
-        let rules = "on >s3cr3t ~mine:* &mine:settled +@scripting -script +info +time +get +set +getrange +setrange \
-                     +pexpireat +del +publish +hsetnx +hmget +hset +scan +subscribe +ping";
+        let rules = "on >s3cr3t ~mine:* &mine:settled +@scripting -script +info +get +set +getrange +setrange \
+                     +pttl +pexpire +pexpireat +pexpiretime +del +publish +hsetnx +hmget +hset +scan +subscribe +ping";
         let command: Vec<&str> =
             ["ACL", "SETUSER", "payments"].into_iter().chain(rules.split_whitespace()).collect();
         redis.command(&command);
@@ -204,13 +211,98 @@ fn a_record_takes_little_more_than_its_body() {
     });
 }
 
+/// Each answer to its own command, however they went to the server.
+#[test]
+fn a_batch_on_a_single_server_answers_each_command_by_itself() {
+    run(async {
+        let redis = Redis::start(&[]);
+        let store = set_up(RedisConfig::new(redis.url())).await.unwrap();
+        store.insert(&claim(1), now()).await.unwrap();
+        for number in [2, 3, 8] {
+            store.insert(&claim(number), now()).await.unwrap();
+        }
+        store.update(&complete(2, "two"), now()).await.unwrap();
+        store
+            .update(&update(3, Change::Halt { reason: HaltReason::Panicked, retention: HOUR }), now())
+            .await
+            .unwrap();
+        redis.command(&["SET", &key("idempotency:", 5), "no record"]);
+        // What whoever waits for replicas leaves for a moment.
+        redis.command(&["SET", &key("idempotency:", 6), "", "PX", "60000"]);
+        redis.command(&["SCRIPT", "FLUSH"]);
+        let mut takeover = rival(3);
+        takeover.takes_over = Some(claim(3).owner);
+        // More bytes than go in one request.
+        let large = vec![7; 300_000];
+        let batch = [
+            StoreCommand::Insert(claim(4)),
+            StoreCommand::Insert(claim(1)),
+            StoreCommand::Insert(rival(1)),
+            StoreCommand::Lookup(id(2)),
+            StoreCommand::Insert(rival(2)),
+            StoreCommand::Insert(takeover),
+            StoreCommand::Insert(claim(5)),
+            StoreCommand::Update(complete(8, large.clone())),
+            StoreCommand::Update(complete(9, "nine")),
+            StoreCommand::Insert(claim(6)),
+            StoreCommand::Insert(claim(7)),
+        ];
+        let answers = store.apply(&batch, now()).await;
+        let word = |answer: &Result<StoreReply, StoreError>| match answer {
+            Ok(StoreReply::Inserted(Inserted::Exists(record))) if record.state.is_settled() => {
+                "settled".to_owned()
+            }
+            Ok(StoreReply::Inserted(Inserted::Exists(_))) => "running".to_owned(),
+            Ok(StoreReply::Inserted(inserted)) => format!("{inserted:?}"),
+            Ok(StoreReply::Found(found)) => format!("found: {}", found.is_some()),
+            Ok(StoreReply::Updated(updated)) => format!("{updated:?}"),
+            Ok(_) => "something else".to_owned(),
+            Err(error) => error.kind().as_str().to_owned(),
+        };
+        let words: Vec<String> = answers.iter().map(word).collect();
+        let expected = [
+            "Claimed",
+            "Claimed",
+            "running",
+            "found: true",
+            "settled",
+            "Claimed",
+            "corrupt",
+            "Applied",
+            "NotFound",
+            "Claimed",
+            "Claimed",
+        ];
+        assert_eq!(words, expected);
+        let stored = store.lookup(&id(8), now()).await.unwrap().unwrap();
+        assert_eq!(stored.state, idempotency_core::State::Completed(large.into()));
+    });
+}
+
+#[test]
+fn a_record_that_never_expires_is_none() {
+    run(async {
+        let redis = Redis::start(&[]);
+        let store = set_up(RedisConfig::new(redis.url())).await.unwrap();
+        store.insert(&claim(1), now()).await.unwrap();
+        redis.command(&["PERSIST", &key("idempotency:", 1)]);
+        for error in [
+            store.insert(&rival(1), now()).await.unwrap_err(),
+            store.update(&complete(1, "done"), now()).await.unwrap_err(),
+            store.lookup(&id(1), now()).await.unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{error:?}");
+        }
+    });
+}
+
 /// What is not a record is neither read as nothing nor written over.
 #[test]
 fn a_key_that_holds_something_else_is_corrupt_and_stays() {
     run(async {
         let redis = Redis::start(&[]);
         let store = set_up(RedisConfig::new(redis.url()).prefix("mine:")).await.unwrap();
-        let key = format!("mine:r:{}", std::str::from_utf8(id(1).as_bytes()).unwrap());
+        let key = key("mine:", 1);
         let later_version = "\u{3}".to_owned() + &"\0".repeat(111);
         for value in ["short", &later_version] {
             redis.command(&["SET", &key, value]);
