@@ -250,7 +250,7 @@ impl Store for PostgresStore {
         let mut capabilities = Capabilities::default();
         capabilities.durability = self.inner.config.durability;
         capabilities.shared = true;
-        capabilities.batches = 4;
+        capabilities.batches = 3;
         capabilities.scan = true;
         capabilities.restore = true;
         capabilities.push = true;

@@ -213,7 +213,7 @@ impl Store for RedbStore {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.durability = Durability::new(Survives::PowerLoss, 0);
-        capabilities.batches = 2;
+        capabilities.batches = 64;
         capabilities.scan = true;
         capabilities.restore = true;
         capabilities

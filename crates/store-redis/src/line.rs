@@ -75,6 +75,11 @@ impl Line {
         Ok(answers)
     }
 
+    /// How long a call takes at most.
+    pub(crate) fn limit(&self) -> time::Duration {
+        time::Duration::try_from(self.limit).unwrap_or(time::Duration::MAX)
+    }
+
     fn manager(&self) -> ConnectionManager {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).manager.clone()
     }

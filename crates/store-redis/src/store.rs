@@ -170,6 +170,55 @@ impl RedisStore {
         self.link.deadline()
     }
 
+    /// In one step, whatever is there.
+    pub(crate) async fn insert_by_script(
+        &self,
+        claim: &Claim,
+        value: &[u8],
+        now: OffsetDateTime,
+        deadline: Instant,
+    ) -> Result<Inserted, StoreError> {
+        let (lease, retention) = (number(millis(claim.lease)), number(millis(claim.retention)));
+        let takes_over = claim.takes_over;
+        let args: [&[u8]; 5] = [
+            value,
+            &lease,
+            &retention,
+            takes_over.as_ref().map_or(&[], |owner| &owner.as_bytes()[..]),
+            self.waits(),
+        ];
+        let (answer, acknowledged) =
+            self.link.run_and_wait(&INSERT, &self.key(&claim.id), &args, deadline).await?;
+        match self.record(answer, now)? {
+            Answer::Code(lapses) if acknowledged == Acknowledged(false) => {
+                if lapses != 0 && claim.takes_over.is_none() {
+                    self.give_back(claim, lapses, deadline).await;
+                }
+                Err(too_few_replicas())
+            }
+            Answer::Code(_) => Ok(Inserted::Claimed),
+            // What only the primary knows may be gone with it, and must not be replayed.
+            Answer::Record(record) if record.state.is_settled() && acknowledged == Acknowledged(false) => {
+                Err(too_few_replicas().not_applied())
+            }
+            Answer::Record(record) => Ok(Inserted::Exists(record)),
+            Answer::Nothing => Err(unexpected()),
+        }
+    }
+
+    pub(crate) async fn update_until(
+        &self,
+        update: &Update,
+        deadline: Instant,
+    ) -> Result<Updated, StoreError> {
+        let args = updates::args(self, update);
+        let args = args.each_ref().map(|arg| &**arg);
+        match self.link.run_and_wait(&UPDATE, &self.key(&update.id), &args, deadline).await? {
+            (_, Acknowledged(false)) => Err(too_few_replicas()),
+            (answer, _) => updates::updated(answer),
+        }
+    }
+
     /// A claim that too few replicas have is not one: it is given back, unless its owner has extended it meanwhile. A takeover
     /// is not: it would be forgotten that its first caller may have done the work.
     async fn give_back(&self, claim: &Claim, lapses: i64, deadline: Instant) {
@@ -260,46 +309,16 @@ impl Store for RedisStore {
             at_once::ask(&mut commands, &key, &value, claim);
             let answers = line.send_all(&commands, deadline).await?;
             let answers = answers.try_into().map_err(|_| unexpected())?;
-            if let Some(inserted) = at_once::judge(answers, claim, now)? {
+            if let Some(inserted) = at_once::judge(answers, claim, now, line.limit())? {
                 return Ok(inserted);
             }
         }
-        let (lease, retention) = (number(millis(claim.lease)), number(millis(claim.retention)));
-        let takes_over = claim.takes_over;
-        let args: [&[u8]; 5] = [
-            &value,
-            &lease,
-            &retention,
-            takes_over.as_ref().map_or(&[], |owner| &owner.as_bytes()[..]),
-            self.waits(),
-        ];
-        let (answer, acknowledged) = self.link.run_and_wait(&INSERT, &key, &args, deadline).await?;
-        match self.record(answer, now)? {
-            Answer::Code(lapses) if acknowledged == Acknowledged(false) => {
-                if lapses != 0 && claim.takes_over.is_none() {
-                    self.give_back(claim, lapses, deadline).await;
-                }
-                Err(too_few_replicas())
-            }
-            Answer::Code(_) => Ok(Inserted::Claimed),
-            // What only the primary knows may be gone with it, and must not be replayed.
-            Answer::Record(record) if record.state.is_settled() && acknowledged == Acknowledged(false) => {
-                Err(too_few_replicas().not_applied())
-            }
-            Answer::Record(record) => Ok(Inserted::Exists(record)),
-            Answer::Nothing => Err(unexpected()),
-        }
+        self.insert_by_script(claim, &value, now, deadline).await
     }
 
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
         self.may_write(now)?;
-        let args = updates::args(self, update);
-        let args = args.each_ref().map(|arg| &**arg);
-        let deadline = self.link.deadline();
-        match self.link.run_and_wait(&UPDATE, &self.key(&update.id), &args, deadline).await? {
-            (_, Acknowledged(false)) => Err(too_few_replicas()),
-            (answer, _) => updates::updated(answer),
-        }
+        self.update_until(update, self.link.deadline()).await
     }
 
     /// The server does it by itself.

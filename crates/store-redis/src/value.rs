@@ -49,6 +49,13 @@ fn corrupt(message: &'static str) -> StoreError {
     StoreError::new(StoreErrorKind::Corrupt, message).not_applied()
 }
 
+/// Whether a key that is to live for so long was written by somebody else than this value: the expiry of none is further away than
+/// when it was claimed.
+pub(crate) fn is_of_another(value: &[u8], left: i64) -> bool {
+    let claimed = value.get(52..).and_then(|rest| rest.first_chunk());
+    claimed.is_some_and(|before| left > i64::from_le_bytes(*before))
+}
+
 /// Total: whatever the bytes are, it is a record or an error.
 pub(crate) fn read(mut value: Bytes, left: Left) -> Result<Record, StoreError> {
     if value.len() < HEAD {
@@ -89,13 +96,14 @@ pub(crate) fn read(mut value: Bytes, left: Left) -> Result<Record, StoreError> {
 
 /// Of a claim that nobody watches so far.
 pub(crate) fn claim(claim: &Claim) -> Vec<u8> {
-    let (lease, retention) = (millis(claim.lease), millis(claim.retention));
+    let (lease, retention) = (millis(claim.lease) as i64, millis(claim.retention) as i64);
     write(PROCESSING, claim.owner, &claim.fingerprint, [lease + retention, retention], None, &claim.meta, &[])
 }
 
 /// Of a record, and how long the key has to live; not positive if it has expired.
 pub(crate) fn record(record: &Record, now: OffsetDateTime) -> (Vec<u8>, i64) {
-    let before_expiry = |instant: OffsetDateTime| millis((record.expires_at - instant).unsigned_abs());
+    let left = signed_millis(record.expires_at - now);
+    let before_expiry = |instant: OffsetDateTime| left - signed_millis(instant - now);
     let (state, lapses, digest, body) = match &record.state {
         State::Processing { lease_until } => (PROCESSING, before_expiry(*lease_until), None, &[][..]),
         State::Completed(response) => {
@@ -106,15 +114,24 @@ pub(crate) fn record(record: &Record, now: OffsetDateTime) -> (Vec<u8>, i64) {
     };
     let times = [before_expiry(record.claimed_at), lapses];
     let value = write(state, record.owner, &record.fingerprint, times, digest, &record.meta, body);
-    let left = record.expires_at - now;
-    (value, if left.is_positive() { millis(left.unsigned_abs()) as i64 } else { 0 })
+    (value, left)
+}
+
+/// Rounded up: nothing ends early.
+fn signed_millis(duration: Duration) -> i64 {
+    let whole = millis(duration.unsigned_abs()) as i64;
+    match duration.is_negative() {
+        true if duration.subsec_nanoseconds() % 1_000_000 != 0 => 1 - whole,
+        true => -whole,
+        false => whole,
+    }
 }
 
 fn write(
     state: u8,
     owner: Owner,
     fingerprint: &Fingerprint,
-    before_expiry: [u64; 2],
+    before_expiry: [i64; 2],
     digest: Option<Digest>,
     meta: &Meta,
     body: &[u8],

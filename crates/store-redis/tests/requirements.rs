@@ -305,7 +305,7 @@ fn a_key_that_holds_something_else_is_corrupt_and_stays() {
         let key = key("mine:", 1);
         let later_version = "\u{3}".to_owned() + &"\0".repeat(111);
         for value in ["short", &later_version] {
-            redis.command(&["SET", &key, value]);
+            redis.command(&["SET", &key, value, "PX", "60000"]);
             let errors = [
                 store.insert(&claim(1), now()).await.unwrap_err(),
                 store.update(&complete(1, "done"), now()).await.unwrap_err(),

@@ -160,19 +160,18 @@ impl<S: Store> Gate<S> {
         now: OffsetDateTime,
         failed: &Result<Replies, StoreError>,
     ) -> StoreReplies {
-        let replies: StoreReplies = match failed {
+        let parts = match failed {
             // Side by side, so that a slow one takes no time from the others.
             Err(error) if error.kind() == StoreErrorKind::TimedOut => {
-                let parts = commands.chunks(1).map(|command| self.run(command, now));
-                join_all(parts).await.into_iter().flatten().collect()
+                join_all(commands.chunks(1).map(|command| self.run(command, now))).await
             }
             Ok(_) | Err(_) => {
                 let (one, other) = commands.split_at(commands.len() / 2);
-                let one = self.run(one, now).await;
-                one.into_iter().chain(self.run(other, now).await).collect()
+                vec![self.run(one, now).await, self.run(other, now).await]
             }
         };
-        replies.resent(true)
+        let resent = may_be_applied(failed) || parts.iter().any(|part| part.resent);
+        parts.into_iter().flatten().collect::<StoreReplies>().resent(resent)
     }
 
     /// One call of the store. An error is that of the whole batch; a single command has its error as its answer.
@@ -294,6 +293,15 @@ fn hand_out(replies: StoreReplies, shares: Vec<Share>) {
     for (count, reply) in shares {
         let share = replies.by_ref().take(count).collect::<StoreReplies>();
         let _ = reply.send(share.resent(resent));
+    }
+}
+
+/// Whether something of what failed was carried out, or may be later.
+fn may_be_applied(failed: &Result<Replies, StoreError>) -> bool {
+    let may_be = |error: &StoreError| !error.was_not_applied();
+    match failed {
+        Ok(replies) => replies.iter().any(|reply| reply.as_ref().map_or_else(may_be, |_| true)),
+        Err(error) => may_be(error),
     }
 }
 

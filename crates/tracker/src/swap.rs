@@ -400,15 +400,16 @@ impl Swap {
         reason: &'static str,
     ) -> Result<Vec<StoreReply>, Error> {
         let replies = self.ask(backend, commands).await?;
-        if replies.resent {
-            // A late copy would undo what is written after it.
-            return Err(Error::not_swapped(reason).because(StoreError::new(
-                StoreErrorKind::TimedOut,
-                "it was answered only when it was repeated",
-            )));
-        }
+        let resent = replies.resent;
         let replies: Result<Vec<StoreReply>, StoreError> = replies.into_iter().collect();
-        replies.map_err(|error| Error::not_swapped(reason).because(error))
+        let replies = replies.map_err(|error| Error::not_swapped(reason).because(error))?;
+        if resent {
+            // A late copy would undo what is written after it.
+            let error =
+                StoreError::new(StoreErrorKind::TimedOut, "it was answered only when it was repeated");
+            return Err(Error::not_swapped(reason).because(error));
+        }
+        Ok(replies)
     }
 
     async fn ask(

@@ -269,6 +269,24 @@ fn a_late_copy_from_a_batch_that_was_repeated_blocks_nobody() {
 }
 
 #[test]
+fn what_certainly_was_not_done_leaves_no_copy_when_it_is_repeated() {
+    virtual_time(async {
+        let store = FaultyStore::new().batching();
+        let tracker = spawn(store.clone()).await;
+        let mut left = 2;
+        store.plan(move |command| {
+            let refused = command.name() == "insert" && left > 0;
+            left -= usize::from(refused);
+            refused.then_some(Fault::Refuse(StoreErrorKind::Other))
+        });
+        let (first, _second) = join(init(&tracker, id(1)), init(&tracker, id(2))).await;
+        first.release().await.unwrap();
+        sleep(10 * SECOND).await;
+        assert_eq!((store.calls("insert"), store.calls("release")), (4, 1));
+    });
+}
+
+#[test]
 fn the_repetition_of_a_batch_knows_what_the_batch_has_done() {
     virtual_time(async {
         let store = FaultyStore::new().batching();

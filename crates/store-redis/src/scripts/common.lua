@@ -45,8 +45,10 @@ end
 
 -- What is replayed must be with the replicas that are waited for.
 local function read_for_good(key, stored, waits)
+    -- First, for what is in its last millisecond is gone when it is touched.
+    local left = left(key)
     if waits and state(stored) ~= 0 then touch(key) else as_primary(key) end
-    return { left(key), stored }
+    return { left, stored }
 end
 
 -- A lease is never cut short: a renewal that was held up must not undo a later one. And it is never what it was: a claim that

@@ -17,5 +17,5 @@ if stored then
     -- Whoever watches goes on doing so.
     value = string.sub(value, 1, 2) .. string.sub(stored, 3, 3) .. string.sub(value, 4)
 end
-redis.call('SET', key, value, 'PX', lease + retention)
+redis.call('SET', key, value, 'PX', math.max(lease + retention, 1))
 return { 0, lapses_at(key, value) }

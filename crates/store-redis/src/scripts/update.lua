@@ -31,7 +31,7 @@ local function settle(code, digest, body)
     end
     local settled = string.sub(head, 1, 1) .. string.char(code) .. '\0' .. string.sub(head, 4, 52)
         .. bytes(claimed_before(head) + retention - left(key)) .. bytes(0) .. digest .. kept
-    redis.call('SET', key, settled .. body, 'PX', retention)
+    redis.call('SET', key, settled .. body, 'PX', math.max(retention, 1))
     tell()
     return 1
 end
