@@ -354,8 +354,17 @@ impl<S: Store> Builder<S> {
         let parts = {
             let (clock, inbox, cache) = (clock.clone(), inbox.clone(), cache.clone());
             move |start_backend, runtime, addr| {
-                let parts =
-                    Parts { config, defaults, clock, runtime, secret_check, on_happened, seed, cache };
+                let parts = Parts {
+                    config,
+                    defaults,
+                    clock,
+                    runtime,
+                    secret_check,
+                    on_happened,
+                    seed,
+                    cache,
+                    has_a_thread: placement == Placement::Dedicated,
+                };
                 (parts, Estate::new(inbox, receiver, start_backend, started, addr))
             }
         };

@@ -4,6 +4,7 @@ mod drive;
 mod ending;
 mod mailbox;
 mod swapping;
+mod vigil;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -115,6 +116,8 @@ pub(crate) struct Parts {
     /// For simulations: owners and jitter come from it.
     pub(crate) seed: Option<u64>,
     pub(crate) cache: ReadCache,
+    /// Nothing else lives on its thread.
+    pub(crate) has_a_thread: bool,
 }
 
 impl RequestTracker {
@@ -351,7 +354,7 @@ impl Actor for RequestTracker {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Admission is ours, in the handle; a full mailbox would only park senders.
         ctx.set_mailbox_capacity(1 << 20);
-        ctx.spawn(Drive::new());
+        ctx.spawn(Drive::new(self.parts.has_a_thread));
     }
 }
 

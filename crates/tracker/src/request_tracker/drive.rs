@@ -11,7 +11,7 @@ use rand::Rng;
 use time::OffsetDateTime;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{ABANDONED_GRACE, RequestTracker};
+use super::{ABANDONED_GRACE, RequestTracker, vigil::Vigil};
 use crate::backend::Returned;
 
 /// How many inputs are taken in before the commands they lead to go out together.
@@ -25,6 +25,8 @@ pub(super) struct Drive {
     timer: Pin<Box<Sleep>>,
     /// When the timer fires: at the engine's deadline or earlier.
     armed: Option<Moment>,
+    /// On a thread of its own.
+    vigil: Option<Vigil>,
 }
 
 impl ActorFuture<RequestTracker> for Drive {
@@ -70,7 +72,8 @@ impl ActorFuture<RequestTracker> for Drive {
         let sent = actor.carry_out(ctx, now);
         actor.measure();
 
-        if this.arm(actor, now, task) || sent || worked {
+        let worked = this.arm(actor, now, task) || sent || worked;
+        if this.stays_awake(worked) || worked {
             // Not in a loop: the backend's actor and the timers live on this thread too.
             task.waker().wake_by_ref();
         }
@@ -79,8 +82,27 @@ impl ActorFuture<RequestTracker> for Drive {
 }
 
 impl Drive {
-    pub(super) fn new() -> Self {
-        Self { returned: Vec::new(), timer: Box::pin(sleep(Duration::ZERO)), armed: None }
+    pub(super) fn new(has_a_thread: bool) -> Self {
+        Self {
+            returned: Vec::new(),
+            timer: Box::pin(sleep(Duration::ZERO)),
+            armed: None,
+            vigil: has_a_thread.then(Vigil::new),
+        }
+    }
+
+    /// Whether the thread is to stay awake for what may come.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long a thread stays awake is real time, not the tracker's"
+    )]
+    fn stays_awake(&mut self, worked: bool) -> bool {
+        let Some(vigil) = &mut self.vigil else { return false };
+        let now = std::time::Instant::now();
+        if worked {
+            vigil.worked(now);
+        }
+        !worked && vigil.looks_again(now)
     }
 
     /// Sees to it that the actor is woken at the engine's deadline. A timer that would fire earlier is left as it is:
