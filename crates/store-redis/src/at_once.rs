@@ -81,27 +81,23 @@ pub(crate) async fn apply(
     let together = join_all(requests.into_iter().map(|request| request.send(line, batch, now, deadline)));
     let call = async |number: usize| (number, batch[number].call(store, now).await);
     let (together, apart) = join(together, join_all(alone.into_iter().map(call))).await;
-    let (answered, left): (Vec<_>, Vec<_>) = together
-        .into_iter()
-        .flatten()
-        .map(|(number, answer)| (number, answer.transpose()))
-        .partition(|(_, answer)| answer.is_some());
-    let again = left.into_iter().map(async |(number, _)| {
-        let answer = match &batch[number] {
-            StoreCommand::Insert(claim) => store
-                .insert_by_script(claim, &value::claim(claim), now, deadline)
-                .await
-                .map(StoreReply::Inserted),
-            StoreCommand::Update(update) => {
+    let answered = together.into_iter().flatten().map(async |(number, answer)| {
+        let answer = match (answer, &batch[number]) {
+            (Err(error), _) => Err(error),
+            (Ok(Some(reply)), _) => Ok(reply),
+            (Ok(None), StoreCommand::Insert(claim)) => {
+                let inserted = store.insert_by_script(claim, &value::claim(claim), now, deadline).await;
+                inserted.map(StoreReply::Inserted)
+            }
+            (Ok(None), StoreCommand::Update(update)) => {
                 store.update_until(update, deadline).await.map(StoreReply::Updated)
             }
-            command => command.call(store, now).await,
+            (Ok(None), command) => command.call(store, now).await,
         };
         (number, answer)
     });
-    let again = join_all(again).await;
-    let answered = answered.into_iter().filter_map(|(number, answer)| Some((number, answer?)));
-    let mut answers: Vec<_> = answered.chain(apart).chain(again).collect();
+    let mut answers = join_all(answered).await;
+    answers.extend(apart);
     answers.sort_unstable_by_key(|(number, _)| *number);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }

@@ -12,9 +12,10 @@
 //! # }
 //! ```
 //!
-//! One key a record, one round trip a claim and one a result: a claim of a free id in a command of the server's own, what must
-//! compare before it writes in a script. All times are the server's: nodes whose clocks disagree share it. Redis 7 or Valkey is needed, with `maxmemory-policy noeviction`: a store that evicts claims
-//! when the memory is full would let work happen twice.
+//! One key a record, one round trip a claim and one a result. A single server takes a claim in a command of its own; what must be
+//! compared before it is written is a script: a result, a takeover, one's own claim once more (a second round trip). All times
+//! are the server's: nodes whose clocks disagree share it. Redis 7 or Valkey is needed, with `maxmemory-policy noeviction`: a
+//! store that evicts claims when the memory is full would let work happen twice.
 //!
 //! A user of its own needs, for keys that begin with the prefix and the channel `PREFIXsettled`: `+@scripting -script +info +get
 //! +set +getrange +setrange +pttl +pexpire +pexpireat +pexpiretime +del +publish +hsetnx +hset +hmget +scan +subscribe +ping`,
