@@ -82,6 +82,22 @@ impl Change {
             Self::Forget => "forget",
         }
     }
+
+    /// Lets go of the body of a response, if it is one: only the fact that the work was done is kept.
+    ///
+    /// ```
+    /// use idempotency_core::{Body, Change};
+    /// use std::time::Duration;
+    ///
+    /// let mut change = Change::Complete { response: "created".into(), retention: Duration::from_secs(60) };
+    /// change.let_body_go();
+    /// assert!(matches!(change, Change::Complete { response, .. } if response.body() == &Body::NotKept));
+    /// ```
+    pub fn let_body_go(&mut self) {
+        if let Self::Complete { response, .. } = self {
+            *response = response.clone().without_body();
+        }
+    }
 }
 
 /// What `update` answers.

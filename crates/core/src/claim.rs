@@ -69,7 +69,7 @@ pub enum Inserted {
     /// The claim stands.
     Claimed,
     /// It does not; this is what is there, unexpired.
-    Exists(Record),
+    Exists(Box<Record>),
     /// Somebody holds the id in an open transaction and nothing committed answers the question.
     Busy,
 }

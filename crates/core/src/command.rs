@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 
 use crate::{
@@ -5,7 +7,8 @@ use crate::{
     StoreErrorKind, Update, Updated,
 };
 
-/// One call of the [`Store`] trait as data: what travels to a backend, alone or in a batch.
+/// One call of the [`Store`] trait as data: what travels to a backend, alone or in a batch. What is large is behind a
+/// pointer: who sends a command keeps it until it is answered, and hands it on several times before.
 ///
 /// ```
 /// use idempotency_core::{RequestId, StoreCommand};
@@ -21,9 +24,9 @@ pub enum StoreCommand {
     /// [`Store::lookup`].
     Lookup(RequestId),
     /// [`Store::insert`].
-    Insert(Claim),
+    Insert(Arc<Claim>),
     /// [`Store::update`].
-    Update(Update),
+    Update(Arc<Update>),
     /// [`Store::prune`].
     Prune {
         /// How many records at most.
@@ -41,7 +44,7 @@ pub enum StoreCommand {
         /// The request.
         id: RequestId,
         /// Its record.
-        record: Record,
+        record: Arc<Record>,
     },
     /// [`Store::watch`].
     Watch(RequestId),
@@ -61,7 +64,7 @@ pub enum StoreReply {
     /// To `Setup`, `Retire`, `Close`.
     Done,
     /// To `Lookup`, `Watch`.
-    Found(Option<Record>),
+    Found(Option<Box<Record>>),
     /// To `Insert`.
     Inserted(Inserted),
     /// To `Update`.
@@ -75,7 +78,7 @@ pub enum StoreReply {
 }
 
 macro_rules! only {
-    ($($name:ident: $kind:ident, $answer:ty;)+) => {
+    ($($name:ident: $kind:ident($answer:ident) -> $type:ty { $taken:expr })+) => {
         /// What was asked for, or the error that something else was answered. For those who turn replies into results.
         ///
         /// ```
@@ -91,9 +94,9 @@ macro_rules! only {
                 /// # Errors
                 ///
                 /// If it is another one.
-                pub fn $name(self) -> Result<$answer, StoreError> {
+                pub fn $name(self) -> Result<$type, StoreError> {
                     match self {
-                        Self::$kind(answer) => Ok(answer),
+                        Self::$kind($answer) => Ok($taken),
                         _ => Err(StoreError::new(
                             StoreErrorKind::Other,
                             "the store did not answer what it was asked",
@@ -106,12 +109,12 @@ macro_rules! only {
 }
 
 only! {
-    found: Found, Option<Record>;
-    inserted: Inserted, Inserted;
-    updated: Updated, Updated;
-    pruned: Pruned, Pruned;
-    page: Page, Page;
-    restored: Restored, Restored;
+    found: Found(found) -> Option<Record> { found.map(|record| *record) }
+    inserted: Inserted(inserted) -> Inserted { inserted }
+    updated: Updated(updated) -> Updated { updated }
+    pruned: Pruned(pruned) -> Pruned { pruned }
+    page: Page(page) -> Page { page }
+    restored: Restored(restored) -> Restored { restored }
 }
 
 impl StoreCommand {
@@ -130,13 +133,13 @@ impl StoreCommand {
                 store.setup(setup).await?;
                 StoreReply::Done
             }
-            Self::Lookup(id) => StoreReply::Found(store.lookup(id, now).await?),
+            Self::Lookup(id) => StoreReply::Found(store.lookup(id, now).await?.map(Box::new)),
             Self::Insert(claim) => StoreReply::Inserted(store.insert(claim, now).await?),
             Self::Update(update) => StoreReply::Updated(store.update(update, now).await?),
             Self::Prune { limit } => StoreReply::Pruned(store.prune(now, *limit).await?),
             Self::Scan { cursor, limit } => StoreReply::Page(store.scan(cursor.clone(), *limit).await?),
             Self::Restore { id, record } => StoreReply::Restored(store.restore(id, record, now).await?),
-            Self::Watch(id) => StoreReply::Found(store.watch(id, now).await?),
+            Self::Watch(id) => StoreReply::Found(store.watch(id, now).await?.map(Box::new)),
             Self::Retire { to } => {
                 store.retire(to).await?;
                 StoreReply::Done

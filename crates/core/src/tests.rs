@@ -154,17 +154,20 @@ fn a_durability_covers_what_is_no_more_than_it() {
 #[test]
 fn commands_are_named_and_say_whose_they_are() {
     let retention = Duration::from_secs(1);
-    let update = |change| StoreCommand::Update(Update::new(id(), Owner::from_u128(1), change));
+    let update = |change| StoreCommand::Update(Update::new(id(), Owner::from_u128(1), change).into());
     let halt = Change::Halt { reason: HaltReason::Unknown, retention };
     let of_an_id = [
         (StoreCommand::Lookup(id()), "lookup"),
-        (StoreCommand::Insert(Claim::new(id(), Owner::from_u128(1), payload(b"10"))), "insert"),
+        (StoreCommand::Insert(Claim::new(id(), Owner::from_u128(1), payload(b"10")).into()), "insert"),
         (update(Change::Renew { lease: retention, retention }), "renew"),
         (update(Change::Complete { response: "done".into(), retention }), "complete"),
         (update(halt), "halt"),
         (update(Change::Release), "release"),
         (update(Change::Forget), "forget"),
-        (StoreCommand::Restore { id: id(), record: record(State::Halted(HaltReason::Unknown)) }, "restore"),
+        (
+            StoreCommand::Restore { id: id(), record: record(State::Halted(HaltReason::Unknown)).into() },
+            "restore",
+        ),
         (StoreCommand::Watch(id()), "watch"),
     ];
     for (command, name) in of_an_id {

@@ -81,7 +81,7 @@ pub enum Restored {
     /// The record to restore has expired meanwhile; there was nothing to do.
     Expired,
     /// The id is taken by this record.
-    Exists(Record),
+    Exists(Box<Record>),
 }
 
 impl Record {
@@ -103,7 +103,7 @@ impl Record {
         if stored.owner == claim.owner {
             return match stored.renewed(claim.lease, claim.retention, now) {
                 Some(renewed) => Transition::put(renewed, Inserted::Claimed),
-                None => Transition::keep(Inserted::Exists(stored.clone())),
+                None => Transition::keep(Inserted::Exists(stored.clone().into())),
             };
         }
         let may_take_over = claim.takes_over == Some(stored.owner)
@@ -112,7 +112,7 @@ impl Record {
         if may_take_over {
             return Transition::put(Self::claimed(claim, now), Inserted::Claimed);
         }
-        Transition::keep(Inserted::Exists(stored.clone()))
+        Transition::keep(Inserted::Exists(stored.clone().into()))
     }
 
     /// Moves a record on, if `update.owner` is its owner.
@@ -208,7 +208,7 @@ impl Record {
             Some(stored)
                 if !stored.is_expired(now) && (stored.state.is_settled() || stored.owner != record.owner) =>
             {
-                Transition::keep(Restored::Exists(stored.clone()))
+                Transition::keep(Restored::Exists(stored.clone().into()))
             }
             _ => Transition::put(record.clone(), Restored::Restored),
         }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use idempotency_core::{
     Claim, HaltReason, Meta, Owner, Page, Record, RequestId, StoreCommand, StoreError, StoredResponse,
@@ -65,7 +65,7 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
     /// Its owner is not that of the `Track` where it was inherited.
-    pub claim: Claim,
+    pub claim: Arc<Claim>,
     /// A margin before the lease ends.
     pub held_until: Moment,
     /// Until when it is renewed.

@@ -142,8 +142,8 @@ impl Engine {
             Event::Undelivered { id, owner } => {
                 self.with_lane(id, at, out, |lane, cx| lane.undelivered(owner, cx));
             }
-            Event::Settle { id, owner, change, caller } => {
-                self.with_lane(id, at, out, |lane, cx| lane.settle(owner, change, caller, cx));
+            Event::Settle { update, caller } => {
+                self.with_lane(update.id, at, out, |lane, cx| lane.settle(update, caller, cx));
             }
             Event::Forget { caller, id, owner } => {
                 self.with_lane(id, at, out, |lane, cx| lane.forget(caller, owner, cx));
@@ -179,7 +179,7 @@ impl Engine {
             Event::Down { until, refuses } => self.down = Some(Down { until: until.into(), refuses }),
             Event::Up => self.down = None,
             Event::Adopt(adopted) => {
-                self.with_lane(adopted.claim.id, at, out, |lane, cx| lane.adopt(adopted, cx));
+                self.with_lane(adopted.claim.id, at, out, |lane, cx| lane.adopt(*adopted, cx));
             }
             Event::Unwanted { claim } => {
                 self.with_lane(claim.id, at, out, |lane, cx| lane.unwanted(claim, true, true, cx));

@@ -1,6 +1,6 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use idempotency_core::{Change, Claim, Cursor, Owner, RequestId, StoreError, StoreReply, Tenant};
+use idempotency_core::{Change, Claim, Cursor, Owner, RequestId, StoreError, StoreReply, Tenant, Update};
 use time::OffsetDateTime;
 
 use crate::Moment;
@@ -35,12 +35,8 @@ pub enum Event {
     },
     /// The holder of a permit says how it ended, or dropped it.
     Settle {
-        /// The request.
-        id: RequestId,
-        /// The owner in the permit.
-        owner: Owner,
-        /// Complete, halt or release.
-        change: Change,
+        /// By the owner in the permit: complete, halt or release.
+        update: Arc<Update>,
         /// Hears [`Answer::Settled`](crate::Answer::Settled), if anybody waits.
         caller: Option<Caller>,
     },
@@ -102,11 +98,11 @@ pub enum Event {
     /// The backend is back.
     Up,
     /// A claim of the engine before this one, which its permit still stands for.
-    Adopt(Adopted),
+    Adopt(Box<Adopted>),
     /// A claim of the engine before this one, which may have been made, and nobody works under.
     Unwanted {
         /// The claim.
-        claim: Claim,
+        claim: Arc<Claim>,
     },
     /// [`Engine::deadline`](crate::Engine::deadline) has come.
     Deadline {
@@ -126,7 +122,7 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Track {
     /// What to claim, by an owner of its own.
-    pub claim: Claim,
+    pub claim: Arc<Claim>,
     /// How long the claim is renewed.
     pub work_limit: Duration,
     /// What to do where an orphan is found.
@@ -142,9 +138,9 @@ pub struct Track {
 impl Track {
     /// What makes this claim, and nothing else out of the ordinary: renewed for a quarter of an hour, and neither an orphan nor
     /// whoever works is waited for.
-    pub fn new(claim: Claim) -> Self {
+    pub fn new(claim: impl Into<Arc<Claim>>) -> Self {
         Self {
-            claim,
+            claim: claim.into(),
             work_limit: Duration::from_secs(15 * 60),
             on_orphan: OnOrphan::Halt,
             on_concurrent: OnConcurrent::Conflict,
@@ -158,7 +154,7 @@ impl Track {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopted {
     /// The claim.
-    pub claim: Claim,
+    pub claim: Arc<Claim>,
     /// Since when it is held.
     pub since: Moment,
     /// Until when its lease holds as far as is known.

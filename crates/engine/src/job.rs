@@ -1,6 +1,6 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use idempotency_core::{Change, Claim, Meta, Owner, Tenant};
+use idempotency_core::{Claim, Meta, Owner, Record, Tenant, Update};
 
 use crate::{Caller, OnConcurrent, OnOrphan, Track, ghost::Ghost, lane::Context, moment::Moment};
 
@@ -32,7 +32,7 @@ pub(crate) struct Claiming {
     pub(crate) caller: Option<Caller>,
     /// The caller went away. It is dismissed when the job's turn comes: until then it takes up room.
     pub(crate) gone: bool,
-    pub(crate) claim: Claim,
+    pub(crate) claim: Arc<Claim>,
     /// What its caller wants to be kept, also after the claim has had that of an orphan.
     meta: Meta,
     pub(crate) work_limit: Duration,
@@ -81,19 +81,30 @@ impl Claiming {
     pub(crate) fn begin_anew(&mut self, give_up: Moment, now: Moment) {
         (self.give_up, self.not_before) = (give_up, now);
         (self.attempts, self.races) = (0, 0);
-        self.claim.takes_over = None;
-        self.claim.meta = self.meta.clone();
+        let meta = self.meta.clone();
+        self.change_claim(|claim| (claim.takes_over, claim.meta) = (None, meta));
     }
 
     /// Its claim was made. If the caller should ask again it is under another owner: a late copy of what settles this one must
     /// not touch a new claim.
-    pub(crate) fn hand_over(&mut self) -> Claim {
+    pub(crate) fn hand_over(&mut self) -> Arc<Claim> {
         let bytes = *self.claim.owner.as_bytes();
         let next = Owner::from_u128(u128::from_be_bytes(bytes).wrapping_add(1 << 64));
-        let mut anew = self.claim.clone();
-        anew.owner = next;
         self.uncertain = false;
-        std::mem::replace(&mut self.claim, anew)
+        let made = self.claim.clone();
+        self.change_claim(|claim| claim.owner = next);
+        made
+    }
+
+    /// From whoever left this orphan, whose meta stays.
+    pub(crate) fn take_over(&mut self, orphan: &Record) {
+        let (owner, meta) = (orphan.owner, orphan.meta.clone());
+        self.change_claim(|claim| (claim.takes_over, claim.meta) = (Some(owner), meta));
+    }
+
+    /// What was sent stays as it was sent.
+    fn change_claim(&mut self, change: impl FnOnce(&mut Claim)) {
+        change(Arc::make_mut(&mut self.claim));
     }
 
     /// Whether this `Track` may work under a claim that somebody else made and never used: the same payload, and if
@@ -107,10 +118,10 @@ impl Claiming {
     }
 
     /// Works under that claim from now on. Its meta is in the record and stays; the times are this caller's.
-    pub(crate) fn inherit(&mut self, claim: Claim) {
-        let Claim { lease, retention, .. } = self.claim;
+    pub(crate) fn inherit(&mut self, claim: Arc<Claim>) {
+        let Claim { lease, retention, .. } = *self.claim;
         self.claim = claim;
-        (self.claim.lease, self.claim.retention) = (lease, retention);
+        self.change_claim(|claim| (claim.lease, claim.retention) = (lease, retention));
         self.uncertain = true;
     }
 }
@@ -118,8 +129,7 @@ impl Claiming {
 /// The end of a claim on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Settling {
-    pub(crate) owner: Owner,
-    pub(crate) change: Change,
+    pub(crate) update: Arc<Update>,
     /// `None` if nobody waits, or once the caller heard `Deferred`.
     pub(crate) caller: Option<Caller>,
     /// When the caller hears `Deferred`.
@@ -131,16 +141,24 @@ pub(crate) struct Settling {
 }
 
 impl Settling {
-    pub(crate) fn new(owner: Owner, change: Change, caller: Option<Caller>, cx: &Context<'_>) -> Self {
+    pub(crate) fn new(update: Arc<Update>, caller: Option<Caller>, cx: &Context<'_>) -> Self {
         Self {
-            owner,
-            change,
+            update,
             caller,
             patience: cx.moment.after(cx.config.put_patience),
             not_before: cx.moment,
             attempts: 0,
             resent: false,
         }
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        self.update.owner
+    }
+
+    /// Only the fact is kept of it. What was sent stays as it was sent.
+    pub(crate) fn let_body_go(&mut self) {
+        Arc::make_mut(&mut self.update).change.let_body_go();
     }
 }
 

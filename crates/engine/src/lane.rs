@@ -5,7 +5,7 @@ mod here;
 mod settling;
 mod waiting;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use idempotency_core::{
     Change, Claim, HaltReason, Owner, RequestId, StoreCommand, StoreError, StoreErrorKind, StoreReply,
@@ -81,6 +81,10 @@ impl Context<'_> {
         Refused::Unavailable { retry_after: back.max(Duration::from_secs(1)), source }
     }
 
+    fn update(&self, owner: Owner, change: Change) -> StoreCommand {
+        StoreCommand::Update(Update::new(self.id, owner, change).into())
+    }
+
     /// Of a result that is not stored so far only the fact is kept.
     fn let_body_go(&mut self, owner: Owner) {
         self.out.push(Command::BodyLetGo { owner });
@@ -143,7 +147,8 @@ impl Lane {
         if let Some(change) = ending {
             self.deferred += size_of_body(&change);
             // It may have been sent, and more than once.
-            let settling = Settling { attempts: 1, resent: true, ..Settling::new(owner, change, None, cx) };
+            let update = Update::new(cx.id, owner, change).into();
+            let settling = Settling { attempts: 1, resent: true, ..Settling::new(update, None, cx) };
             self.begin_settling(settling, Ending::Failing, cx);
         }
     }
@@ -184,18 +189,12 @@ impl Lane {
         }
     }
 
-    pub(crate) fn settle(
-        &mut self,
-        owner: Owner,
-        change: Change,
-        caller: Option<Caller>,
-        cx: &mut Context<'_>,
-    ) {
-        self.begin_settling(Settling::new(owner, change, caller, cx), Ending::Settling, cx);
+    pub(crate) fn settle(&mut self, update: Arc<Update>, caller: Option<Caller>, cx: &mut Context<'_>) {
+        self.begin_settling(Settling::new(update, caller, cx), Ending::Settling, cx);
     }
 
     fn begin_settling(&mut self, settling: Settling, ending: Ending, cx: &mut Context<'_>) {
-        if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == settling.owner) {
+        if let Some(live) = self.claim.as_mut().filter(|live| live.claim.owner == settling.owner()) {
             live.ending = ending;
             // Also past the work limit: until the result is stored nobody is to take over.
             if live.renew_at.is_none() {
@@ -265,7 +264,7 @@ impl Lane {
     pub(crate) fn tell_unstored(&mut self, cx: &mut Context<'_>) {
         if self
             .jobs()
-            .any(|job| matches!(job, Job::Settle(it) if matches!(it.change, Change::Complete { .. })))
+            .any(|job| matches!(job, Job::Settle(it) if matches!(it.update.change, Change::Complete { .. })))
         {
             cx.happened(Happened::Unstored);
         }
@@ -278,7 +277,7 @@ impl Lane {
             let owner = claim.owner;
             let change = Change::Halt { reason: HaltReason::Shutdown, retention: claim.retention };
             cx.out.push(Command::Lost { id: cx.id, owner });
-            self.settle(owner, change, None, cx);
+            self.settle(Update::new(cx.id, owner, change).into(), None, cx);
         }
     }
 }
@@ -304,13 +303,13 @@ impl Lane {
             Job::Claim(claiming) => self.start_claiming(claiming, cx),
             Job::Renew | Job::Reclaim => self.start_renewing(job, cx),
             Job::Settle(settling) => {
-                let update = Update::new(cx.id, settling.owner, settling.change.clone());
-                self.send(Job::Settle(settling), StoreCommand::Update(update), cx);
+                let command = StoreCommand::Update(settling.update.clone());
+                self.send(Job::Settle(settling), command, cx);
             }
             Job::Forget { caller, owner, .. } => self.start_forgetting(caller, owner, job, cx),
             Job::LayToRest(ghost) => {
-                let update = Update::new(cx.id, ghost.owner, ghost.change.clone());
-                self.send(Job::LayToRest(ghost), StoreCommand::Update(update), cx);
+                let command = cx.update(ghost.owner, ghost.change.clone());
+                self.send(Job::LayToRest(ghost), command, cx);
             }
             Job::Look => self.look(cx),
         }
@@ -425,7 +424,7 @@ impl Lane {
     }
 
     pub(crate) fn live(&self) -> Option<&Claim> {
-        self.claim.as_ref().map(|live| &live.claim)
+        self.claim.as_ref().map(|live| &*live.claim)
     }
 
     pub(crate) fn is_live(&self) -> bool {

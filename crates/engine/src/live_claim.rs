@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use idempotency_core::Claim;
 
@@ -7,7 +7,7 @@ use crate::{Adopted, Command, Granted, Tracked, lane::Context, moment::Moment};
 /// A claim whose permit lives in this process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct LiveClaim {
-    pub(crate) claim: Claim,
+    pub(crate) claim: Arc<Claim>,
     pub(crate) since: Moment,
     /// Until when nobody else can have taken it over: the lease, counted from the moment that the last successful
     /// call was *sent*, less a margin.
@@ -36,7 +36,7 @@ pub(crate) enum Ending {
 }
 
 impl LiveClaim {
-    pub(crate) fn new(claim: Claim, sent_at: Moment, work_limit: Duration, uncertain: bool) -> Self {
+    pub(crate) fn new(claim: Arc<Claim>, sent_at: Moment, work_limit: Duration, uncertain: bool) -> Self {
         let mut live = Self {
             since: sent_at,
             held_until: held_until(&claim, sent_at),

@@ -86,7 +86,7 @@ impl Tracker {
                 StoreReply::Updated(step.answer)
             }
             StoreCommand::Lookup(id) => StoreReply::Found(
-                self.records.get(&id).filter(|record| !record.is_expired(self.now)).cloned(),
+                self.records.get(&id).filter(|record| !record.is_expired(self.now)).cloned().map(Box::new),
             ),
             StoreCommand::Prune { limit } => {
                 let expired: Vec<_> = self
@@ -119,6 +119,10 @@ impl Tracker {
         let (answered, answer) = answers.remove(0);
         assert_eq!(answered, caller);
         answer
+    }
+
+    fn settle(&mut self, update: Update) -> Answer {
+        self.ask(|caller| Event::Settle { update: update.into(), caller: Some(caller) })
     }
 
     /// Time passes, and whatever is due on the way is done when it is due.
@@ -206,7 +210,7 @@ proptest! {
                     if let Some((key, owner)) = held(&mut permits, index) {
                         let body = format!("{owner:?}");
                         let change = Change::Complete { response: body.clone().into(), retention: RETENTION };
-                        let answer = tracker.ask(|caller| Event::Settle { id: id(key), owner, change, caller: Some(caller) });
+                        let answer = tracker.settle(Update::new(id(key), owner, change));
                         prop_assert_eq!(answer, Answer::Settled(Settled::Stored));
                         known.get_mut(&key).unwrap().1 = Known::Completed { body, expires_at: now + RETENTION };
                     }
@@ -214,7 +218,7 @@ proptest! {
                 Step::Halt(index, reason) => {
                     if let Some((key, owner)) = held(&mut permits, index) {
                         let change = Change::Halt { reason, retention: RETENTION };
-                        let answer = tracker.ask(|caller| Event::Settle { id: id(key), owner, change, caller: Some(caller) });
+                        let answer = tracker.settle(Update::new(id(key), owner, change));
                         prop_assert_eq!(answer, Answer::Settled(Settled::Stored));
                         known.get_mut(&key).unwrap().1 = Known::Halted { reason, expires_at: now + RETENTION };
                     }
@@ -222,7 +226,7 @@ proptest! {
                 Step::Release(index) => {
                     if let Some((key, owner)) = held(&mut permits, index) {
                         let change = Change::Release;
-                        let answer = tracker.ask(|caller| Event::Settle { id: id(key), owner, change, caller: Some(caller) });
+                        let answer = tracker.settle(Update::new(id(key), owner, change));
                         prop_assert_eq!(answer, Answer::Settled(Settled::Stored));
                         known.remove(&key);
                     }

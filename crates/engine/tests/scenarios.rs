@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use idempotency_core::{
     Change, Claim, Fingerprint, HaltReason, Inserted, Owner, RequestId, State, StoreError, StoreErrorKind,
-    StoreReply, Tenant, Updated,
+    StoreReply, Tenant, Update, Updated,
 };
 use idempotency_engine::{Caller, Event, OnOrphan, Track};
 
@@ -157,7 +157,8 @@ fn a_tenant_has_his_own_limits() {
     assert_eq!(desk.tell(another(4, 8)), ["insert 4"]);
     // What has ended counts no more.
     desk.reply(claimed());
-    desk.tell(Event::Settle { id: id(), owner: Owner::from_u128(1), change: Change::Release, caller: None });
+    let update = Update::new(id(), Owner::from_u128(1), Change::Release).into();
+    desk.tell(Event::Settle { update, caller: None });
     desk.reply(updated(Updated::Applied));
     assert_eq!(desk.tell(another(5, 7)), ["insert 5"]);
 
@@ -238,7 +239,7 @@ fn an_orphan_is_taken_over_by_policy_and_a_race_for_it_has_an_end() {
     let panicked = desk.found(9, State::Halted(HaltReason::Panicked));
     assert_eq!(desk.reply(panicked), ["1: halted, panicked"]);
     let mut desk = Desk::new();
-    desk.tell(track_as(1, |track| track.claim.fingerprint = Fingerprint::derive(None, [&b"11"[..]])));
+    desk.tell(track_as(1, |track| claim_of(track).fingerprint = Fingerprint::derive(None, [&b"11"[..]])));
     let another = desk.found(9, State::Halted(HaltReason::Cancelled));
     assert_eq!(desk.reply(another), ["1: mismatch"]);
 }

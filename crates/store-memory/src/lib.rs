@@ -21,6 +21,7 @@
 #![deny(missing_docs)]
 
 mod config;
+mod expiry;
 mod records;
 mod store;
 mod table;

@@ -1,7 +1,5 @@
 //! What the store holds and what it costs. No lock and no async here; [`MemoryStore`](crate::MemoryStore) adds both.
 
-use std::{collections::BTreeSet, ops::Bound};
-
 use bytes::Bytes;
 use idempotency_core::{
     Body, Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, SecretCheck, Setup, State,
@@ -11,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::{
     MemoryConfig,
+    expiry::{Entry, Expiry},
     table::{Slot, Table},
 };
 
@@ -21,17 +20,17 @@ const OVERHEAD: usize = 512;
 /// What a claim reserves for the response to come.
 const RESERVE: usize = 1024;
 
+/// How many places a page of a scan goes along, if it wants no more records.
+const PLACES_A_PAGE: usize = if cfg!(test) { 16 } else { 4096 };
+
 /// How many expired records are cleared away before something is refused for want of room.
 const PRUNED_AT_ONCE: usize = 16;
 
-/// Nanoseconds since 1970.
-type ExpiryKey = (i64, Slot);
-
-/// The records, an index by expiry, and the bytes in use.
+/// The records, which of them expires next, and the bytes in use.
 #[derive(Debug)]
 pub(crate) struct Records {
     table: Table,
-    by_expiry: BTreeSet<ExpiryKey>,
+    expiry: Expiry,
     used: usize,
     config: MemoryConfig,
     secret_check: Option<SecretCheck>,
@@ -42,7 +41,7 @@ impl Records {
     pub(crate) fn new(config: MemoryConfig) -> Self {
         Self {
             table: Table::new(),
-            by_expiry: BTreeSet::new(),
+            expiry: Expiry::default(),
             used: 0,
             config,
             secret_check: None,
@@ -68,7 +67,7 @@ impl Records {
                 self.setup(setup)?;
                 StoreReply::Done
             }
-            StoreCommand::Lookup(id) => StoreReply::Found(self.lookup(id, now)),
+            StoreCommand::Lookup(id) => StoreReply::Found(self.lookup(id, now).map(Box::new)),
             StoreCommand::Insert(claim) => StoreReply::Inserted(self.insert(claim, now)?),
             StoreCommand::Update(update) => StoreReply::Updated(self.update(update, now)),
             StoreCommand::Prune { limit } => StoreReply::Pruned(self.prune(now, *limit)),
@@ -155,28 +154,37 @@ impl Records {
         Ok(step.answer)
     }
 
-    /// Costs what it deletes, whatever else is stored.
+    /// Costs what it deletes, whatever else is stored; and a look at what was to expire by now and was deleted before.
     pub(crate) fn prune(&mut self, now: OffsetDateTime, limit: usize) -> Pruned {
         let now = nanos(now);
         let mut deleted = 0;
-        while deleted < limit {
-            match self.by_expiry.first() {
-                Some(&(expires_at, slot)) if expires_at <= now => self.delete(slot),
-                _ => return Pruned { deleted, more: false },
+        while let Some(entry) = self.expiry.due(now) {
+            let is_right = is_right(&self.table, &entry);
+            if is_right && deleted == limit {
+                return Pruned { deleted, more: true };
             }
-            deleted += 1;
+            self.expiry.take(&entry, is_right);
+            if is_right {
+                self.used -= cost(&self.table.remove(entry.1));
+                deleted += 1;
+            }
         }
-        Pruned { deleted, more: self.by_expiry.first().is_some_and(|(expires_at, _)| *expires_at <= now) }
+        Pruned { deleted, more: false }
     }
 
-    /// Goes along the expiry index: a record that is not touched during the scan keeps its place there.
+    /// Goes along the places: a record keeps its own as long as it is there. Where most are empty a page is short.
     pub(crate) fn scan(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let after = cursor.map(decode_cursor).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
-        let keys: Vec<ExpiryKey> =
-            self.by_expiry.range((after, Bound::Unbounded)).copied().take(limit).collect();
-        let next = (keys.len() == limit).then(|| keys.last().map(encode_cursor)).flatten();
-        let entries = keys.into_iter().map(|(_, slot)| self.table.entry(slot));
-        let records = entries.map(|(id, record)| (id, record.clone())).collect();
+        let from = cursor.map_or(Ok(Slot::from(0)), decode_cursor)?;
+        let (mut records, mut next) = (Vec::new(), None);
+        // Of nothing there is no next page.
+        let slots = self.table.slots(from).take_while(|_| limit > 0);
+        for (looked_at, slot) in slots.enumerate() {
+            if records.len() == limit || looked_at == limit.max(PLACES_A_PAGE) {
+                next = Some(encode_cursor(slot));
+                break;
+            }
+            records.extend(self.table.get(slot).map(|(id, record)| (*id, record.clone())));
+        }
         Ok(Page { records, next })
     }
 
@@ -220,7 +228,7 @@ impl Records {
     }
 
     fn put(&mut self, slot: Option<Slot>, id: RequestId, record: Record) {
-        let expires_at = nanos(record.expires_at);
+        let (expires_at, moves_on) = (nanos(record.expires_at), !record.state.is_settled());
         self.used += cost(&record);
         let slot = match slot {
             None => self.table.insert(id, record),
@@ -231,17 +239,30 @@ impl Records {
                 if expired_at == expires_at {
                     return;
                 }
-                self.by_expiry.remove(&(expired_at, slot));
+                self.unlist((expired_at, slot));
                 slot
             }
         };
-        self.by_expiry.insert((expires_at, slot));
+        self.expiry.add((expires_at, slot), moves_on);
     }
 
     fn delete(&mut self, slot: Slot) {
         let old = self.table.remove(slot);
         self.used -= cost(&old);
-        self.by_expiry.remove(&(nanos(old.expires_at), slot));
+        self.unlist((nanos(old.expires_at), slot));
+    }
+
+    /// Entries of what expires, for tests: at least one for each record.
+    #[cfg(test)]
+    pub(crate) fn listed(&self) -> usize {
+        self.expiry.len()
+    }
+
+    fn unlist(&mut self, entry: Entry) {
+        self.expiry.remove(&entry);
+        if self.expiry.is_to_be_sifted() {
+            self.expiry.sift(|entry| is_right(&self.table, entry));
+        }
     }
 
     fn full(&self) -> StoreError {
@@ -259,23 +280,26 @@ fn cost(record: &Record) -> usize {
     OVERHEAD + record.meta.as_bytes().len() + body
 }
 
-fn encode_cursor((expires_at, slot): &ExpiryKey) -> Cursor {
-    let mut bytes = expires_at.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&u32::from(*slot).to_be_bytes());
-    Cursor::new(bytes)
+/// Whether the record in that place expires at that time.
+fn is_right(table: &Table, (at, slot): &Entry) -> bool {
+    table.get(*slot).is_some_and(|(_, record)| nanos(record.expires_at) == *at)
 }
 
-fn decode_cursor(cursor: &Cursor) -> Result<ExpiryKey, StoreError> {
-    let bytes = cursor.as_bytes();
-    bytes
-        .split_first_chunk::<8>()
-        .and_then(|(expires_at, slot)| {
-            Some((i64::from_be_bytes(*expires_at), u32::from_be_bytes(slot.try_into().ok()?).into()))
-        })
-        .ok_or_else(|| StoreError::new(StoreErrorKind::Invalid, "not a cursor of this store").not_applied())
+fn encode_cursor(next: Slot) -> Cursor {
+    Cursor::new(u32::from(next).to_be_bytes().to_vec())
+}
+
+fn decode_cursor(cursor: &Cursor) -> Result<Slot, StoreError> {
+    let bytes = cursor.as_bytes()[..]
+        .try_into()
+        .map_err(|_| StoreError::new(StoreErrorKind::Invalid, "not a cursor of this store").not_applied())?;
+    Ok(u32::from_be_bytes(bytes).into())
 }
 
 /// At the ends of time (1677 and 2262) it stays there.
 fn nanos(instant: OffsetDateTime) -> i64 {
     instant.unix_timestamp_nanos().clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
+
+#[cfg(test)]
+mod tests;

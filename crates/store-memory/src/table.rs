@@ -65,9 +65,16 @@ impl Table {
         &self.stored(slot).record
     }
 
-    pub(crate) fn entry(&self, slot: Slot) -> (RequestId, &Record) {
-        let Stored { id, record } = self.stored(slot);
-        (*id, record)
+    /// What lies there, if anything does.
+    pub(crate) fn get(&self, Slot(slot): Slot) -> Option<(&RequestId, &Record)> {
+        let cell = self.chunks.get(slot as usize / CHUNK)?.get(slot as usize % CHUNK)?;
+        cell.as_ref().map(|Stored { id, record }| (id, record))
+    }
+
+    /// Where records may lie, from this place on.
+    pub(crate) fn slots(&self, from: Slot) -> impl Iterator<Item = Slot> + use<> {
+        let last = self.chunks.last().map_or(0, |chunk| (self.chunks.len() - 1) * CHUNK + chunk.len());
+        (from.0..last as u32).map(Slot)
     }
 
     /// The record of an id that has none.

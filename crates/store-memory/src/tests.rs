@@ -175,6 +175,88 @@ fn a_scan_in_pages_finds_every_record_once() {
 }
 
 #[test]
+fn whatever_order_records_expire_in_each_goes_when_its_time_has_come() {
+    let store = MemoryStore::new();
+    let retention = |number: u32| Duration::from_secs(u64::from(number * 7_919 % 100 + 1));
+    let runs = |number: u32| number.is_multiple_of(4);
+    for number in 0..5_000 {
+        now(store.insert(&claim(number), at(0))).unwrap();
+        // Every fourth still runs, and expires after 115 seconds.
+        if !runs(number) {
+            let change = Change::Complete { response: "a".into(), retention: retention(number) };
+            now(store.update(&Update::new(id(number), Owner::from_u128(number.into()), change), at(0)))
+                .unwrap();
+        }
+    }
+    let expires = |number: u32| if runs(number) { 115 } else { retention(number).as_secs() as i64 };
+    let mut left = 5_000;
+    for second in 0..=115 {
+        let due = (0..5_000).filter(|number| expires(*number) == second).count();
+        assert_eq!(now(store.prune(at(second), usize::MAX)).unwrap(), Pruned { deleted: due, more: false });
+        left -= due;
+        assert_eq!(store.len(), left, "after {second} s");
+    }
+    assert_eq!(store.used(), 0);
+}
+
+#[test]
+fn records_that_are_deleted_before_their_time_hide_none_of_those_that_stay() {
+    let store = MemoryStore::new();
+    let many = 6_000;
+    for number in 0..many {
+        now(store.insert(&claim(number), at(0))).unwrap();
+        now(store.update(&complete(number, "a"), at(0))).unwrap();
+    }
+    for number in (0..many).filter(|number| number % 8 > 0) {
+        let forget = Update::new(id(number), Owner::from_u128(number.into()), Change::Forget);
+        assert_eq!(now(store.update(&forget, at(1))).unwrap(), Updated::Applied);
+    }
+    // In the places of those, with other times.
+    for number in many..many + 2_000 {
+        now(store.insert(&claim(number), at(50))).unwrap();
+        now(store.update(&complete(number, "a"), at(50))).unwrap();
+    }
+    let old = many as usize / 8;
+    assert_eq!(now(store.prune(at(99), usize::MAX)).unwrap(), Pruned { deleted: 0, more: false });
+    assert_eq!(now(store.prune(at(100), old - 1)).unwrap(), Pruned { deleted: old - 1, more: true });
+    assert_eq!(now(store.prune(at(100), old)).unwrap(), Pruned { deleted: 1, more: false });
+    assert_eq!(now(store.prune(at(150), 2_000)).unwrap(), Pruned { deleted: 2_000, more: false });
+    assert_eq!((store.len(), store.used()), (0, 0));
+}
+
+#[test]
+fn a_scan_passes_over_what_was_deleted_and_ends() {
+    let store = MemoryStore::new();
+    for number in 0..500 {
+        now(store.insert(&claim(number), at(0))).unwrap();
+    }
+    let release = |number: u32| {
+        let release = Update::new(id(number), Owner::from_u128(number.into()), Change::Release);
+        assert_eq!(now(store.update(&release, at(1))).unwrap(), Updated::Applied);
+    };
+    (0..500).filter(|number| number % 100 != 99).for_each(release);
+    let (mut found, mut cursor, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = now(store.scan(cursor, 2)).unwrap();
+        found.extend(page.records.into_iter().map(|(_, record)| record.owner));
+        (cursor, pages) = (page.next, pages + 1);
+        if cursor.is_none() {
+            break;
+        }
+        if pages == 1 {
+            release(499);
+        }
+    }
+    assert_eq!(found, [99, 199, 299, 399].map(Owner::from_u128));
+    assert!(pages > 10, "no page goes along all places: {pages}");
+    let past_the_end = Some(Cursor::new(u32::MAX.to_be_bytes().to_vec()));
+    for (cursor, limit) in [(past_the_end, 10), (None, 0)] {
+        assert_eq!(now(store.scan(cursor, limit)).unwrap(), Page { records: Vec::new(), next: None });
+    }
+    assert_eq!(now(store.scan(None, usize::MAX)).unwrap().records.len(), 4);
+}
+
+#[test]
 fn a_restored_record_is_the_same_record() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     now(from.insert(&claim(1), at(0))).unwrap();
@@ -182,17 +264,17 @@ fn a_restored_record_is_the_same_record() {
     let record = now(from.lookup(&id(1), at(2))).unwrap().unwrap();
     assert_eq!(now(to.restore(&id(1), &record, at(2))).unwrap(), Restored::Restored);
     assert_eq!(now(to.lookup(&id(1), at(2))).unwrap(), Some(record.clone()));
-    assert_eq!(now(to.restore(&id(1), &record, at(2))).unwrap(), Restored::Exists(record));
+    assert_eq!(now(to.restore(&id(1), &record, at(2))).unwrap(), Restored::Exists(record.into()));
 }
 
 #[test]
 fn a_batch_answers_each_command_in_order() {
     let store = MemoryStore::new();
     let batch = [
-        StoreCommand::Insert(claim(1)),
+        StoreCommand::Insert(claim(1).into()),
         StoreCommand::Lookup(id(2)),
         StoreCommand::Watch(id(1)),
-        StoreCommand::Update(complete(1, "a")),
+        StoreCommand::Update(complete(1, "a").into()),
         StoreCommand::Prune { limit: 10 },
     ];
     let replies = now(store.apply(&batch, at(0)));

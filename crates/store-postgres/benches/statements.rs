@@ -65,8 +65,8 @@ fn of_store(store: &PostgresStore) -> Batch {
             let commands: Vec<_> = calls
                 .iter()
                 .map(|call| match call {
-                    Call::Claim(number) => StoreCommand::Insert(claim(*number)),
-                    Call::Put(number) => StoreCommand::Update(put(*number, BODY)),
+                    Call::Claim(number) => StoreCommand::Insert(claim(*number).into()),
+                    Call::Put(number) => StoreCommand::Update(put(*number, BODY).into()),
                 })
                 .collect();
             for answer in store.apply(&commands, SystemClock::new().now()).await {

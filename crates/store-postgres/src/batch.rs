@@ -50,11 +50,11 @@ async fn apply_wave(
         match &batch[number] {
             StoreCommand::Insert(claim) => {
                 of_claims.push(number);
-                claims.push(claim);
+                claims.push(&**claim);
             }
             StoreCommand::Update(update) => {
                 of_updates.push(number);
-                updates.push(update);
+                updates.push(&**update);
             }
             StoreCommand::Lookup(id) => {
                 of_lookups.push(number);
@@ -79,7 +79,7 @@ async fn apply_wave(
         of_lookups.into_iter().zip(lookups).map(move |(number, id)| {
             let found = found.as_ref().map_err(Clone::clone);
             let found = found.and_then(|found| found.get(&id).cloned().transpose());
-            (number, found.map(StoreReply::Found))
+            (number, found.map(|found| StoreReply::Found(found.map(Box::new))))
         })
     };
     let done =

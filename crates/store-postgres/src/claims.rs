@@ -124,7 +124,7 @@ pub(crate) async fn claim_once<C: Sends>(
         let answer = match row.try_get::<_, &str>("answer").map_err(store_error)? {
             "claimed" => Inserted::Claimed,
             "busy" => Inserted::Busy,
-            _ => Inserted::Exists(rows::record(&row, now)?),
+            _ => Inserted::Exists(rows::record(&row, now)?.into()),
         };
         said.insert(rows::id(&row)?, answer);
     }

@@ -218,7 +218,7 @@ impl Store for PostgresStore {
                 return Ok(Restored::Restored);
             }
             if let Some(stored) = self.lookup(id, now).await? {
-                return Ok(Restored::Exists(stored));
+                return Ok(Restored::Exists(stored.into()));
             }
         }
         let message = "the id is claimed and released by others all the time";

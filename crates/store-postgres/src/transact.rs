@@ -229,7 +229,10 @@ impl Inner {
             sleep(rest).await;
             rest *= 2;
         }
-        Ok(self.stored(transaction, claim).await?.map_or(Inserted::Busy, Inserted::Exists))
+        Ok(self
+            .stored(transaction, claim)
+            .await?
+            .map_or(Inserted::Busy, |record| Inserted::Exists(record.into())))
     }
 
     /// Nobody else can be at it.
@@ -324,7 +327,7 @@ where
     let transaction = connection.transaction().await.map_err(|error| of_store(store_error(error)))?;
     match inner.claim_in(&transaction, claim).await.map_err(of_store)? {
         Inserted::Claimed => {}
-        Inserted::Exists(record) => return Ok(judge(record, claim, inner)),
+        Inserted::Exists(record) => return Ok(judge(*record, claim, inner)),
         Inserted::Busy => return Ok(Transacted::Processing),
     }
     let response = work(&transaction).await.map_err(|error| match error {

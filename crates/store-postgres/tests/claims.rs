@@ -113,7 +113,7 @@ async fn live_claims_deleted(how: Prune) -> usize {
         tokio::spawn(async move {
             for from in (0..KEYS).step_by(200) {
                 let claims: Vec<_> = (from..from + 200)
-                    .map(|number| idempotency_core::StoreCommand::Insert(claim(number)))
+                    .map(|number| idempotency_core::StoreCommand::Insert(claim(number).into()))
                     .collect();
                 for answer in store.apply(&claims, now()).await {
                     assert_eq!(answer.unwrap().inserted().unwrap(), Inserted::Claimed);
@@ -154,8 +154,9 @@ fn a_row_that_is_locked_holds_up_no_other_and_is_updated_once_it_is_free() {
         lock.execute("SELECT FROM idempotency.locked WHERE id = $1 FOR UPDATE", &[&&id(0).as_bytes()[..]])
             .await
             .unwrap();
-        let batch: Vec<_> =
-            (0..3).map(|number| idempotency_core::StoreCommand::Update(complete(number, "done"))).collect();
+        let batch: Vec<_> = (0..3)
+            .map(|number| idempotency_core::StoreCommand::Update(complete(number, "done").into()))
+            .collect();
         let applying = {
             let (store, batch) = (store.clone(), batch.clone());
             tokio::spawn(async move { store.apply(&batch, now()).await })

@@ -238,7 +238,8 @@ fn of_a_batch_only_the_guilty_one_fails_and_too_many_at_once_are_done_in_parts()
         postgres.sql("ALTER TABLE idempotency.records ADD CHECK (meta <> 'poison')");
         let mut claims: Vec<_> = (0..3_000).map(claim).collect();
         claims[77].meta = idempotency_core::Meta::new(&b"poison"[..]).unwrap();
-        let batch: Vec<_> = claims.into_iter().map(idempotency_core::StoreCommand::Insert).collect();
+        let batch: Vec<_> =
+            claims.into_iter().map(|claim| idempotency_core::StoreCommand::Insert(claim.into())).collect();
         let answers = store.apply(&batch, now()).await;
         let failed: Vec<_> =
             answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).map(|(at, _)| at).collect();

@@ -140,10 +140,10 @@ fn while_a_transaction_is_open_its_id_is_busy_and_no_other_waits() {
         begun.acquire().await.unwrap().forget();
         // A batch of the node with the id in it.
         let batch = [
-            idempotency_core::StoreCommand::Insert(rival(1)),
-            idempotency_core::StoreCommand::Insert(claim(3)),
-            idempotency_core::StoreCommand::Update(complete(2, "done")),
-            idempotency_core::StoreCommand::Update(complete(1, "not mine")),
+            idempotency_core::StoreCommand::Insert(rival(1).into()),
+            idempotency_core::StoreCommand::Insert(claim(3).into()),
+            idempotency_core::StoreCommand::Update(complete(2, "done").into()),
+            idempotency_core::StoreCommand::Update(complete(1, "not mine").into()),
             idempotency_core::StoreCommand::Lookup(id(1)),
         ];
         let answers = tokio::time::timeout(Duration::from_secs(1), store.apply(&batch, now()))

@@ -45,11 +45,11 @@ fn fill(store: &RedbStore, from: u64, count: u64, now: OffsetDateTime) {
             let mut claim =
                 Claim::new(id(number), Owner::from_u128(number.into()), Fingerprint::derive(None, []));
             claim.retention = RETENTION;
-            StoreCommand::Insert(claim)
+            StoreCommand::Insert(claim.into())
         });
         let puts = ids.map(|number| {
             let change = Change::Complete { response: vec![7; BODY].into(), retention: RETENTION };
-            StoreCommand::Update(Update::new(id(number), Owner::from_u128(number.into()), change))
+            StoreCommand::Update(Update::new(id(number), Owner::from_u128(number.into()), change).into())
         });
         for batch in [claims.collect::<Vec<_>>(), puts.collect()] {
             assert!(block_on(store.apply(&batch, now)).iter().all(Result::is_ok));

@@ -62,7 +62,9 @@ fn answer(disk: &Disk, what: &What) -> Result<Result<StoreReply, StoreError>, Fa
     let txn: ReadTransaction = database.begin_read()?;
     let records = txn.open_table(RECORDS)?;
     Ok(match what {
-        What::Lookup { id, now } => tables::lookup(&records, id, *now)?.map(StoreReply::Found),
+        What::Lookup { id, now } => {
+            tables::lookup(&records, id, *now)?.map(|found| StoreReply::Found(found.map(Box::new)))
+        }
         What::Scan { cursor, limit } => {
             tables::scan(&records, cursor.as_ref(), *limit)?.map(StoreReply::Page)
         }

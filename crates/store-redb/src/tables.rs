@@ -100,7 +100,7 @@ impl<'txn> Tables<'txn> {
             StoreCommand::Setup(setup) => self.setup(setup)?.map(|()| StoreReply::Done),
             StoreCommand::Lookup(id) => {
                 let found = own!(self.read(id)?).map(|stored| stored.record);
-                Ok(StoreReply::Found(found.filter(|record| !record.is_expired(now))))
+                Ok(StoreReply::Found(found.filter(|record| !record.is_expired(now)).map(Box::new)))
             }
             StoreCommand::Insert(claim) => self.insert(claim, now)?.map(StoreReply::Inserted),
             StoreCommand::Update(update) => self.update(update, now)?.map(StoreReply::Updated),

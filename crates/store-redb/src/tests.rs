@@ -144,9 +144,9 @@ fn commands_of_one_transaction_see_each_other() {
     let (_folder, path) = folder();
     let store = RedbStore::open(&path).unwrap();
     let batch = [
-        StoreCommand::Insert(claim(1)),
-        StoreCommand::Insert(rival(1)),
-        StoreCommand::Update(complete(1, "done")),
+        StoreCommand::Insert(claim(1).into()),
+        StoreCommand::Insert(rival(1).into()),
+        StoreCommand::Update(complete(1, "done").into()),
         StoreCommand::Lookup(id(7)),
     ];
     let replies = block_on(store.apply(&batch, now()));

@@ -55,7 +55,7 @@ pub(crate) fn judge(
     // One's own is claimed again. And what ran may have been settled between the two, and lasts for another time: that it has
     // lapsed is not believed, nor that it will have by the time at which it is judged.
     let runs_elsewhere = record.owner != claim.owner && !record.is_lapsed(now.saturating_add(took));
-    Ok((record.state.is_settled() || runs_elsewhere).then_some(Inserted::Exists(record)))
+    Ok((record.state.is_settled() || runs_elsewhere).then_some(Inserted::Exists(record.into())))
 }
 
 /// Each command is answered by itself.

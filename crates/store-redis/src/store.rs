@@ -201,7 +201,7 @@ impl RedisStore {
             Answer::Record(record) if record.state.is_settled() && acknowledged == Acknowledged(false) => {
                 Err(too_few_replicas().not_applied())
             }
-            Answer::Record(record) => Ok(Inserted::Exists(record)),
+            Answer::Record(record) => Ok(Inserted::Exists(record.into())),
             Answer::Nothing => Err(unexpected()),
         }
     }
@@ -394,7 +394,7 @@ impl Store for RedisStore {
             Answer::Code(0) if acknowledged == Acknowledged(false) => Err(too_few_replicas()),
             Answer::Code(0) => Ok(Restored::Restored),
             Answer::Code(1) => Ok(Restored::Expired),
-            Answer::Record(record) => Ok(Restored::Exists(record)),
+            Answer::Record(record) => Ok(Restored::Exists(record.into())),
             Answer::Code(_) | Answer::Nothing => Err(unexpected()),
         }
     }

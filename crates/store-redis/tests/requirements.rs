@@ -235,17 +235,17 @@ fn a_batch_on_a_single_server_answers_each_command_by_itself() {
         // More bytes than go in one request.
         let large = vec![7; 300_000];
         let batch = [
-            StoreCommand::Insert(claim(4)),
-            StoreCommand::Insert(claim(1)),
-            StoreCommand::Insert(rival(1)),
+            StoreCommand::Insert(claim(4).into()),
+            StoreCommand::Insert(claim(1).into()),
+            StoreCommand::Insert(rival(1).into()),
             StoreCommand::Lookup(id(2)),
-            StoreCommand::Insert(rival(2)),
-            StoreCommand::Insert(takeover),
-            StoreCommand::Insert(claim(5)),
-            StoreCommand::Update(complete(8, large.clone())),
-            StoreCommand::Update(complete(9, "nine")),
-            StoreCommand::Insert(claim(6)),
-            StoreCommand::Insert(claim(7)),
+            StoreCommand::Insert(rival(2).into()),
+            StoreCommand::Insert(takeover.into()),
+            StoreCommand::Insert(claim(5).into()),
+            StoreCommand::Update(complete(8, large.clone()).into()),
+            StoreCommand::Update(complete(9, "nine").into()),
+            StoreCommand::Insert(claim(6).into()),
+            StoreCommand::Insert(claim(7).into()),
         ];
         let answers = store.apply(&batch, now()).await;
         let word = |answer: &Result<StoreReply, StoreError>| match answer {

@@ -104,7 +104,7 @@ impl<F: StoreFactory> World<F> {
     /// What a claim hears that is not given the id.
     pub(crate) async fn existing(&self, claim: &Claim) -> Record {
         match self.insert(claim).await {
-            Inserted::Exists(record) => record,
+            Inserted::Exists(record) => *record,
             other => panic!("somebody else has it, and the answer was {other:?}"),
         }
     }

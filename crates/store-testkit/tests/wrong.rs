@@ -200,7 +200,7 @@ impl Store for Wrong {
             && found.owner == claim.owner
             && !found.is_expired(now)
         {
-            return Ok(Inserted::Exists(found.clone()));
+            return Ok(Inserted::Exists(found.clone().into()));
         }
         let mut records = self.records();
         let found = if self.is(Fault::LookUpThenInsert) { found } else { records.get(&claim.id).cloned() };

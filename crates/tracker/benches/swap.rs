@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
         let mut restores = Vec::new();
         for permit in &permits {
             let record = tracker.lookup(permit.id()).await.expect("a lookup").expect("a record");
-            restores.push(StoreCommand::Restore { id: permit.id(), record });
+            restores.push(StoreCommand::Restore { id: permit.id(), record: record.into() });
         }
         let bare = RedbStore::open(folder.path().join("bare.redb")).expect("a store");
         let now = tracker.clock().now();

@@ -85,11 +85,11 @@ impl Store for ActorStore {
     }
 
     async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
-        self.one(StoreCommand::Insert(claim.clone()), now).await?.inserted()
+        self.one(StoreCommand::Insert(claim.clone().into()), now).await?.inserted()
     }
 
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
-        self.one(StoreCommand::Update(update.clone()), now).await?.updated()
+        self.one(StoreCommand::Update(update.clone().into()), now).await?.updated()
     }
 
     async fn prune(&self, now: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {
@@ -114,7 +114,7 @@ impl Store for ActorStore {
         record: &Record,
         now: OffsetDateTime,
     ) -> Result<Restored, StoreError> {
-        self.one(StoreCommand::Restore { id: *id, record: record.clone() }, now).await?.restored()
+        self.one(StoreCommand::Restore { id: *id, record: record.clone().into() }, now).await?.restored()
     }
 
     async fn watch(&self, _: &RequestId, _: OffsetDateTime) -> Result<Option<Record>, StoreError> {

@@ -6,13 +6,14 @@ use std::{
     collections::{HashMap, VecDeque},
     mem,
     rc::Rc,
+    sync::Arc,
     task,
     time::Duration,
 };
 
 use actix::Addr;
 use foldhash::quality::RandomState;
-use idempotency_core::{Change, Claim, Owner, RequestId, Tenant};
+use idempotency_core::{Change, Claim, Owner, RequestId, Tenant, Update};
 use idempotency_engine::{Adopted, Event, Granted};
 use time::OffsetDateTime;
 use tokio::{
@@ -40,7 +41,7 @@ pub(crate) struct Estate {
     pub(crate) taken: VecDeque<Input>,
     pub(crate) live: HashMap<Owner, Live, RandomState>,
     /// How holders ended their claims, as long as it is not stored; also of those whose claim is not live any more.
-    pub(crate) unsettled: HashMap<Owner, (RequestId, Change), RandomState>,
+    pub(crate) unsettled: HashMap<Owner, Arc<Update>, RandomState>,
     /// Claims that were sent, and not answered for good yet.
     pub(crate) sent: HashMap<RequestId, SentClaim, RandomState>,
     /// What starts the backend actor: another one after a swap.
@@ -78,7 +79,7 @@ impl Live {
 
 /// A claim on its way.
 pub(crate) struct SentClaim {
-    pub(crate) claim: Claim,
+    pub(crate) claim: Arc<Claim>,
     /// In this round: it is forgotten when it is known in another place what became of it.
     pub(crate) answered: bool,
 }
@@ -148,21 +149,18 @@ impl Estate {
     /// What a new engine must know of the claims of the one before it.
     pub(crate) fn inherited(&self) -> Vec<Event> {
         let adopted = self.live.iter().map(|(owner, live)| {
-            let said = self.unsettled.get(owner).map(|(_, change)| change.clone());
-            Event::Adopt(Adopted {
+            let said = self.unsettled.get(owner).map(|update| update.change.clone());
+            Event::Adopt(Box::new(Adopted {
                 claim: live.granted.claim.clone(),
                 since: live.since.into(),
                 held_until: live.lease.held_until(),
                 work_until: live.granted.work_until,
                 tenant: live.tenant,
                 ending: said.or_else(|| live.is_undelivered.then_some(Change::Release)),
-            })
+            }))
         });
         let late = self.unsettled.iter().filter(|(owner, _)| !self.live.contains_key(*owner));
-        let late = late.map(|(owner, (id, change))| {
-            let (id, owner, change) = (*id, *owner, change.clone());
-            Event::Settle { id, owner, change, caller: None }
-        });
+        let late = late.map(|(_, update)| Event::Settle { update: update.clone(), caller: None });
         // Nobody has a permit for these.
         let sent = self.sent.values().map(|sent| &sent.claim);
         let sent = sent.filter(|claim| !self.live.contains_key(&claim.owner));

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use idempotency_core::{Change, Cursor, Owner, Page, Record, RequestId};
+use idempotency_core::{Cursor, Owner, Page, Record, RequestId, Update};
 use idempotency_engine::Caller;
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
@@ -43,9 +43,7 @@ pub(crate) enum Input {
         owner: Owner,
     },
     Settle {
-        id: RequestId,
-        owner: Owner,
-        change: Change,
+        update: Update,
         reply: Reply<Result<Settled, Error>>,
         /// What its store calls belong to.
         span: Span,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use idempotency_core::{Change, HaltReason, Owner, RequestId, StoredResponse};
+use idempotency_core::{Change, HaltReason, Owner, RequestId, StoredResponse, Update};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tracing::Span;
@@ -168,7 +168,8 @@ impl Permit {
 
     pub(crate) fn hand_over(mut self, change: Change, reply: Reply<Result<Settled, Error>>, span: Span) {
         self.fate = Fate::Spent;
-        self.inbox.push(Input::Settle { id: self.id, owner: self.owner, change, reply, span });
+        let update = Update::new(self.id, self.owner, change);
+        self.inbox.push(Input::Settle { update, reply, span });
     }
 
     pub(crate) fn completed(&self, response: StoredResponse) -> Change {
@@ -190,8 +191,8 @@ impl Drop for Permit {
                 let reason = if thread::panicking() { HaltReason::Panicked } else { HaltReason::Cancelled };
                 tracing::warn!(id = %self.id, %reason, "a permit was dropped without a result");
                 let change = Change::Halt { reason, retention: self.retention };
-                let (id, owner, span) = (self.id, self.owner, Span::none());
-                self.inbox.push(Input::Settle { id, owner, change, reply: None, span });
+                let update = Update::new(self.id, self.owner, change);
+                self.inbox.push(Input::Settle { update, reply: None, span: Span::none() });
             }
         }
     }

@@ -16,8 +16,7 @@ use std::{
 use actix::{Actor, AsyncContext, Context};
 use foldhash::quality::RandomState;
 use idempotency_core::{
-    Change, Clock, Fingerprint, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreReply,
-    Tenant,
+    Clock, Fingerprint, Owner, Page, Record, RequestId, SecretCheck, Setup, StoreCommand, StoreReply, Tenant,
 };
 use idempotency_engine::{self as engine, Call, Caller, Command, Engine, Event};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -208,14 +207,15 @@ impl RequestTracker {
                 }
                 self.decide(now, Event::Undelivered { id, owner });
             }
-            Input::Settle { id, owner, change, reply, span } => {
+            Input::Settle { update, reply, span } => {
+                let (id, update) = (update.id, Arc::new(update));
                 // It must not die with this actor.
-                self.estate.borrow_mut().unsettled.insert(owner, (id, change.clone()));
+                self.estate.borrow_mut().unsettled.insert(update.owner, update.clone());
                 let caller = reply.map(|reply| self.wait(Waiting::Settle { id, reply: Some(reply) }));
                 if let Some(caller) = caller {
                     self.asking.begin(id, caller, span);
                 }
-                self.decide(now, Event::Settle { id, owner, change, caller });
+                self.decide(now, Event::Settle { update, caller });
             }
             Input::Lookup { id, reply } => {
                 let caller = self.wait(Waiting::Lookup { id, reply });
@@ -299,8 +299,8 @@ impl RequestTracker {
                 Command::Settled { owner } => drop(self.estate.borrow_mut().unsettled.remove(&owner)),
                 Command::BodyLetGo { owner } => {
                     let mut estate = self.estate.borrow_mut();
-                    if let Some((_, Change::Complete { response, .. })) = estate.unsettled.get_mut(&owner) {
-                        *response = response.clone().without_body();
+                    if let Some(update) = estate.unsettled.get_mut(&owner) {
+                        Arc::make_mut(update).change.let_body_go();
                     }
                 }
                 Command::Resolve { caller, permit } => self.resolve(now, caller, permit),

@@ -299,8 +299,10 @@ impl Swap {
             let records = unnoted.await.map_err(|_| self.inbox.closed())?;
             // Noted before it is known whether they got there: releasing what is not there does no harm.
             progress.copied.extend(records.iter().filter_map(running));
-            let restores: Vec<_> =
-                records.into_iter().map(|(id, record)| StoreCommand::Restore { id, record }).collect();
+            let restores: Vec<_> = records
+                .into_iter()
+                .map(|(id, record)| StoreCommand::Restore { id, record: record.into() })
+                .collect();
             let count = restores.len();
             let ids: Vec<_> = restores.iter().filter_map(|restore| restore.id().copied()).collect();
             let replies = self.all(&begun.new, restores, "a record cannot be copied").await?;
@@ -345,10 +347,10 @@ impl Swap {
                 continue;
             }
             if let Some(new) = new {
-                removals.push(StoreCommand::Update(new.removal(*id)));
+                removals.push(StoreCommand::Update(new.removal(*id).into()));
             }
             match (old, is_live) {
-                (Some(record), _) => restores.push((*id, record)),
+                (Some(record), _) => restores.push(StoreCommand::Restore { id: *id, record: record.into() }),
                 (None, Some(claim)) => {
                     progress.carried.push(Update::new(*id, claim.owner, Change::Release));
                     self.claim_anew(begun, claim).await?;
@@ -357,10 +359,7 @@ impl Swap {
             }
         }
         self.all(&begun.new, removals, "a record cannot be replaced").await?;
-        let commands =
-            restores.iter().map(|(id, record)| StoreCommand::Restore { id: *id, record: record.clone() });
-        let commands = commands.collect();
-        for reply in self.all(&begun.new, commands, "a record cannot be carried over").await? {
+        for reply in self.all(&begun.new, restores, "a record cannot be carried over").await? {
             if let StoreReply::Restored(Restored::Exists(_)) = reply {
                 return Err(Error::not_swapped("somebody else writes to the new store"));
             }
@@ -372,8 +371,9 @@ impl Swap {
     async fn claim_anew(&self, begun: &Begun, claim: &Claim) -> Result<(), Error> {
         let mut claim = claim.clone();
         claim.takes_over = None;
-        let replies =
-            self.all(&begun.new, vec![StoreCommand::Insert(claim)], "a claim cannot be carried over").await?;
+        let replies = self
+            .all(&begun.new, vec![StoreCommand::Insert(claim.into())], "a claim cannot be carried over")
+            .await?;
         match one(replies, StoreReply::inserted)? {
             Inserted::Claimed => Ok(()),
             Inserted::Exists(_) | Inserted::Busy => {
@@ -385,7 +385,7 @@ impl Swap {
     /// Claims that live on in the other store.
     async fn release(&self, aside: &Recipient<StoreBatch>, claims: &[Update]) {
         for claims in claims.chunks(CARRIED) {
-            let releases = claims.iter().cloned().map(StoreCommand::Update).collect();
+            let releases = claims.iter().map(|claim| StoreCommand::Update(claim.clone().into())).collect();
             if let Err(error) = self.ask(aside, releases).await {
                 tracing::warn!(%error, "claims that were carried over are still in the store that was left");
             }

@@ -150,7 +150,8 @@ impl Track {
         };
         let tenant = self.tenant;
         let by_operator = self.takes_over.is_some();
-        let track = engine::Track { claim, work_limit, on_orphan, on_concurrent, tenant, by_operator };
+        let track =
+            engine::Track { claim: claim.into(), work_limit, on_orphan, on_concurrent, tenant, by_operator };
         Ok((track, resolver))
     }
 }

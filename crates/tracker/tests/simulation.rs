@@ -146,7 +146,7 @@ impl Link {
     /// The times of records as this node's clock has them.
     fn in_own_time(&self, reply: StoreReply) -> StoreReply {
         let off = self.clock.now() - self.shared.clock.now();
-        let turned = |mut record: Record| {
+        let turned = |mut record: Box<Record>| {
             record.claimed_at += off;
             record.expires_at += off;
             if let State::Processing { lease_until } = &mut record.state {
@@ -179,13 +179,14 @@ impl Shared {
     async fn carry_out(&self, command: &StoreCommand) -> Result<StoreReply, StoreError> {
         let now = self.clock.now();
         if self.is_forgetful
-            && let StoreCommand::Update(Update { change: Change::Renew { .. }, .. }) = command
+            && let StoreCommand::Update(update) = command
+            && matches!(update.change, Change::Renew { .. })
         {
             return Ok(StoreReply::Updated(Updated::Applied));
         }
         if let StoreCommand::Watch(id) = command {
             self.wanted.lock().unwrap().insert(*id);
-            return Ok(StoreReply::Found(self.store.lookup(id, now).await?));
+            return Ok(StoreReply::Found(self.store.lookup(id, now).await?.map(Box::new)));
         }
         let reply = command.call(&self.store, now).await;
         if let (StoreCommand::Insert(claim), Ok(StoreReply::Inserted(Inserted::Claimed))) = (command, &reply)
@@ -211,10 +212,10 @@ impl Store for Link {
         self.call(StoreCommand::Lookup(*id)).await?.found()
     }
     async fn insert(&self, claim: &Claim, _: OffsetDateTime) -> Result<Inserted, StoreError> {
-        self.call(StoreCommand::Insert(claim.clone())).await?.inserted()
+        self.call(StoreCommand::Insert(claim.clone().into())).await?.inserted()
     }
     async fn update(&self, update: &Update, _: OffsetDateTime) -> Result<Updated, StoreError> {
-        self.call(StoreCommand::Update(update.clone())).await?.updated()
+        self.call(StoreCommand::Update(update.clone().into())).await?.updated()
     }
     async fn prune(&self, _: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {
         self.call(StoreCommand::Prune { limit }).await?.pruned()

@@ -162,10 +162,11 @@ impl Store for FaultyStore {
         self.run(StoreCommand::Lookup(*id), self.inner.lookup(id, now)).await
     }
     async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
-        self.run(StoreCommand::Insert(claim.clone()), self.inner.insert(claim, now)).await
+        self.run(StoreCommand::Insert(claim.clone().into()), self.inner.insert(claim, now)).await
     }
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
-        let updated = self.run(StoreCommand::Update(update.clone()), self.inner.update(update, now)).await;
+        let updated =
+            self.run(StoreCommand::Update(update.clone().into()), self.inner.update(update, now)).await;
         if let Some((sender, wanted)) = &self.push
             && !matches!(update.change, Change::Renew { .. })
             && wanted.lock().unwrap().remove(&update.id)
@@ -187,7 +188,7 @@ impl Store for FaultyStore {
         record: &Record,
         now: OffsetDateTime,
     ) -> Result<Restored, StoreError> {
-        let command = StoreCommand::Restore { id: *id, record: record.clone() };
+        let command = StoreCommand::Restore { id: *id, record: record.clone().into() };
         self.run(command, self.inner.restore(id, record, now)).await
     }
     async fn retire(&self, to: &str) -> Result<(), StoreError> {

@@ -63,7 +63,7 @@ mod insert {
 
     fn assert_exists(stored: &Record, claim: &Claim, now: OffsetDateTime) {
         let step = Record::on_insert(Some(stored), claim, now);
-        assert_eq!(step.answer, Inserted::Exists(stored.clone()));
+        assert_eq!(step.answer, Inserted::Exists(stored.clone().into()));
         assert_eq!(step.write, Write::Keep);
     }
 
@@ -306,7 +306,7 @@ mod restore {
     fn anything_else_exists() {
         for stored in [other_owner(), completed("b"), halted(HaltReason::Shutdown)] {
             let step = Record::on_restore(Some(&stored), &completed("a"), at(1));
-            assert_eq!(step, Transition::keep(Restored::Exists(stored)));
+            assert_eq!(step, Transition::keep(Restored::Exists(stored.into())));
         }
     }
 

@@ -1,8 +1,10 @@
 //! From a `Track` to a live claim, and keeping it alive.
 
+use std::sync::Arc;
+
 use idempotency_core::{
     Change, Claim, HaltReason, Inserted, Record, State, StoreCommand, StoreError, StoreErrorKind, StoreReply,
-    Update, Updated,
+    Updated,
 };
 
 use super::{Context, Lane, out_of_step};
@@ -72,14 +74,14 @@ impl Lane {
         match reply {
             Ok(StoreReply::Inserted(Inserted::Claimed)) => self.claimed(claiming, sent_at, cx),
             Ok(StoreReply::Inserted(Inserted::Exists(record)) | StoreReply::Found(Some(record))) => {
-                self.exists(claiming, record, cx);
+                self.exists(claiming, *record, cx);
             }
             Ok(StoreReply::Inserted(Inserted::Busy)) => {
                 let answer = Tracked::Processing { since: None, retry_after: cx.config.store_limit };
                 self.somebody_works(claiming, answer, cx);
                 self.waiters.look_at(cx.moment.after(cx.config.look_every));
             }
-            Ok(StoreReply::Found(None)) => self.not_claimed(claiming, Err(Refused::Overloaded), cx),
+            Ok(StoreReply::Found(None)) => self.not_claimed(&claiming, Err(Refused::Overloaded), cx),
             Ok(_) => self.claim_failed(claiming, out_of_step(), cx),
             Err(error) => self.claim_failed(claiming, error, cx),
         }
@@ -157,13 +159,12 @@ impl Lane {
             }
             Verdict::TakeOver => {
                 claiming.races += 1;
-                claiming.claim.takes_over = Some(record.owner);
-                claiming.claim.meta = record.meta;
+                claiming.take_over(&record);
                 self.queue.push_front(Job::Claim(claiming));
                 return;
             }
         };
-        self.not_claimed(claiming, answer, cx);
+        self.not_claimed(&claiming, answer, cx);
     }
 
     fn claim_failed(&mut self, mut claiming: Box<Claiming>, error: StoreError, cx: &mut Context<'_>) {
@@ -190,19 +191,14 @@ impl Lane {
     /// Waits for that, or hears it.
     fn somebody_works(&mut self, claiming: Box<Claiming>, processing: Tracked, cx: &mut Context<'_>) {
         if claiming.uncertain {
-            self.not_claimed(claiming, Ok(processing), cx);
+            self.not_claimed(&claiming, Ok(processing), cx);
         } else if claiming.caller.is_some() {
             self.wait_or_hear(claiming, processing, cx);
         }
     }
 
     /// The `Track` has its answer, which is not a claim. But a copy of its insert may still land.
-    fn not_claimed(
-        &mut self,
-        claiming: Box<Claiming>,
-        answer: Result<Tracked, Refused>,
-        cx: &mut Context<'_>,
-    ) {
+    fn not_claimed(&mut self, claiming: &Claiming, answer: Result<Tracked, Refused>, cx: &mut Context<'_>) {
         cx.tracked(claiming.caller, answer);
         if claiming.uncertain {
             self.queue.push_front(Job::LayToRest(Ghost::of(
@@ -215,7 +211,13 @@ impl Lane {
     }
 
     /// A claim that nobody works under: the next `Track` inherits it if it may, else it is laid to rest.
-    pub(crate) fn unwanted(&mut self, claim: Claim, by_operator: bool, uncertain: bool, cx: &Context<'_>) {
+    pub(crate) fn unwanted(
+        &mut self,
+        claim: Arc<Claim>,
+        by_operator: bool,
+        uncertain: bool,
+        cx: &Context<'_>,
+    ) {
         let next = self.queue.iter_mut().find_map(|job| match job {
             Job::Claim(claiming) => Some(claiming),
             _ => None,
@@ -244,7 +246,7 @@ impl Lane {
 
     pub(super) fn start_renewing(&mut self, job: Job, cx: &mut Context<'_>) {
         let Some(live) = &mut self.claim else { return };
-        let Claim { owner, lease, retention, .. } = live.claim;
+        let Claim { owner, lease, retention, .. } = *live.claim;
         let command = match (&job, live.ending) {
             // The result itself is about to go out.
             (_, Ending::Settling) | (Job::Reclaim, Ending::Failing) => {
@@ -253,11 +255,11 @@ impl Lane {
             }
             (Job::Reclaim, Ending::Open) => {
                 // What it once took over is gone with the record.
-                live.claim.takes_over = None;
+                Arc::make_mut(&mut live.claim).takes_over = None;
                 live.uncertain = true;
                 StoreCommand::Insert(live.claim.clone())
             }
-            _ => StoreCommand::Update(Update::new(cx.id, owner, Change::Renew { lease, retention })),
+            _ => cx.update(owner, Change::Renew { lease, retention }),
         };
         self.send(job, command, cx);
     }

@@ -48,7 +48,7 @@ impl Lane {
     /// What is not stored yet is answered by the node that has it, and by no other.
     fn deferred_answer(&self, live: &LiveClaim, cx: &Context<'_>) -> Here {
         let change = self.jobs().find_map(|job| match job {
-            Job::Settle(settling) if settling.owner == live.claim.owner => Some(&settling.change),
+            Job::Settle(settling) if settling.owner() == live.claim.owner => Some(&settling.update.change),
             _ => None,
         });
         let until = |retention: &Duration| cx.moment.after(*retention).into();

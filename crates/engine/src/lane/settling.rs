@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use idempotency_core::{
-    Change, Claim, Owner, Record, State, StoreCommand, StoreError, StoreErrorKind, StoreReply, Update,
-    Updated,
+    Change, Claim, Owner, Record, State, StoreError, StoreErrorKind, StoreReply, Updated,
 };
 
 use super::{Context, Lane, out_of_step};
@@ -41,7 +40,7 @@ impl Lane {
     }
 
     fn settled(&mut self, settling: Settling, updated: Updated, cx: &mut Context<'_>) {
-        let released = settling.change == Change::Release;
+        let released = settling.update.change == Change::Release;
         let answer = match updated {
             Updated::Applied | Updated::AlreadyApplied => Settled::Stored,
             // The repetition of a release whose reply was lost finds what it left.
@@ -50,16 +49,16 @@ impl Lane {
             Updated::Fenced => Settled::Superseded,
         };
         cx.answer(settling.caller, Answer::Settled(answer));
-        cx.out.push(Command::Settled { owner: settling.owner });
+        cx.out.push(Command::Settled { owner: settling.owner() });
         match answer {
             Settled::Superseded => cx.happened(Happened::Superseded),
             Settled::Gone => cx.happened(Happened::Gone),
             Settled::Stored | Settled::Deferred => {}
         }
         if settling.attempts > 0 {
-            self.deferred = self.deferred.saturating_sub(size_of_body(&settling.change));
+            self.deferred = self.deferred.saturating_sub(size_of_body(&settling.update.change));
         }
-        if self.claim.as_ref().is_none_or(|live| live.claim.owner != settling.owner) {
+        if self.claim.as_ref().is_none_or(|live| live.claim.owner != settling.owner()) {
             return;
         }
         let Some(live) = self.end_claim(cx) else { return };
@@ -69,25 +68,25 @@ impl Lane {
             self.haunt(ghost, cx);
         }
         if answer == Settled::Stored && !released {
-            self.stored(live, settling.change, cx);
+            self.stored(&live, &settling.update.change, cx);
         }
     }
 
     /// Whoever waits here hears what was stored, without a look at it.
-    fn stored(&mut self, live: LiveClaim, change: Change, cx: &mut Context<'_>) {
-        let bytes = SIZE_OF_A_RECORD + live.claim.meta.as_bytes().len() + size_of_body(&change);
+    fn stored(&mut self, live: &LiveClaim, change: &Change, cx: &mut Context<'_>) {
+        let bytes = SIZE_OF_A_RECORD + live.claim.meta.as_bytes().len() + size_of_body(change);
         let (state, retention) = match change {
-            Change::Complete { response, retention } => (State::Completed(response), retention),
-            Change::Halt { reason, retention } => (State::Halted(reason), retention),
+            Change::Complete { response, retention } => (State::Completed(response.clone()), *retention),
+            Change::Halt { reason, retention } => (State::Halted(*reason), *retention),
             _ => return,
         };
         cx.stored = Some((bytes as u64, retention));
         if self.waiters.is_empty() && self.queue.is_empty() {
             return;
         }
-        let Claim { owner, fingerprint, meta, .. } = live.claim;
+        let Claim { owner, fingerprint, ref meta, .. } = *live.claim;
         let expires_at = cx.moment.after(retention).into();
-        let record = Record::new(owner, fingerprint, live.since.into(), expires_at, meta, state);
+        let record = Record::new(owner, fingerprint, live.since.into(), expires_at, meta.clone(), state);
         for job in std::mem::take(&mut self.queue) {
             match job {
                 Job::Claim(claiming) if !claiming.uncertain => {
@@ -104,17 +103,17 @@ impl Lane {
 
     /// Tried until it is applied, fenced or gone (I10).
     fn settle_failed(&mut self, mut settling: Settling, error: &StoreError, cx: &mut Context<'_>) {
-        if let Change::Complete { response, .. } = &mut settling.change
+        if let Change::Complete { response, .. } = &settling.update.change
             && matches!(error.kind(), StoreErrorKind::Full | StoreErrorKind::Invalid)
             && response.bytes().is_some()
         {
             // The store will not take this body, now or later. The fact that the work was done must get there.
             let body = response.bytes().map_or(0, |bytes| bytes.len());
-            *response = response.clone().without_body();
+            settling.let_body_go();
             if settling.attempts > 0 {
                 self.deferred = self.deferred.saturating_sub(body);
             }
-            cx.let_body_go(settling.owner);
+            cx.let_body_go(settling.owner());
             self.queue.push_front(Job::Settle(settling));
             return;
         }
@@ -124,7 +123,7 @@ impl Lane {
         settling.not_before = cx.moment.after(cx.config.backoff(settling.attempts));
         settling.attempts = settling.attempts.saturating_add(1);
         settling.resent |= !error.was_not_applied();
-        let is_live = self.claim.as_ref().is_some_and(|live| live.claim.owner == settling.owner);
+        let is_live = self.claim.as_ref().is_some_and(|live| live.claim.owner == settling.owner());
         if let Some(live) = self.claim.as_mut().filter(|_| is_live) {
             live.ending = Ending::Failing;
         }
@@ -139,12 +138,12 @@ impl Lane {
 
     /// What is kept until the store takes it has room here, or else its body is let go of: that the work was done is kept.
     fn defer(&mut self, settling: &mut Settling, cx: &mut Context<'_>) {
-        let body = size_of_body(&settling.change);
+        let body = size_of_body(&settling.update.change);
         if cx.elsewhere.deferred + self.deferred + body <= cx.config.max_deferred_bytes {
             self.deferred += body;
-        } else if let Change::Complete { response, .. } = &mut settling.change {
-            *response = response.clone().without_body();
-            cx.let_body_go(settling.owner);
+        } else if matches!(settling.update.change, Change::Complete { .. }) {
+            settling.let_body_go();
+            cx.let_body_go(settling.owner());
         }
     }
 
@@ -179,7 +178,8 @@ impl Lane {
             cx.answer(caller, Answer::Forgotten(Ok(Forgotten::Refused)));
             return;
         }
-        self.send(job, StoreCommand::Update(Update::new(cx.id, owner, Change::Forget)), cx);
+        let command = cx.update(owner, Change::Forget);
+        self.send(job, command, cx);
     }
 
     pub(super) fn forget_replied(

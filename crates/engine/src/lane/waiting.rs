@@ -135,8 +135,7 @@ impl Lane {
     fn try_again(&mut self, mut waiter: Box<Claiming>, from: Option<&Record>, cx: &Context<'_>) {
         waiter.begin_anew(cx.moment.after(cx.config.track_patience()), cx.moment);
         if let Some(orphan) = from {
-            waiter.claim.takes_over = Some(orphan.owner);
-            waiter.claim.meta = orphan.meta.clone();
+            waiter.take_over(orphan);
         }
         self.queue.push_back(Job::Claim(waiter));
     }

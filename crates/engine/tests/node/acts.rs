@@ -24,8 +24,8 @@ impl Nodes {
             match command {
                 Command::Call { command, .. } => {
                     let sent = match command {
-                        StoreCommand::Insert(claim) => Sent::Insert(claim),
-                        StoreCommand::Update(update) => Sent::Update(update),
+                        StoreCommand::Insert(claim) => Sent::Insert(Arc::unwrap_or_clone(claim)),
+                        StoreCommand::Update(update) => Sent::Update(Arc::unwrap_or_clone(update)),
                         StoreCommand::Lookup(_) | StoreCommand::Watch(_) => Sent::Lookup,
                         other => unreachable!("{other:?}"),
                     };
@@ -92,7 +92,7 @@ impl Nodes {
         let now = at(world.now);
         let before = world.record.clone();
         match sent {
-            Sent::Lookup => StoreReply::Found(before.filter(|record| !record.is_expired(now))),
+            Sent::Lookup => StoreReply::Found(before.filter(|record| !record.is_expired(now)).map(Box::new)),
             Sent::Insert(claim) => {
                 let step = Record::on_insert(before.as_ref(), claim, now);
                 let may_rerun = self.on_orphan != OnOrphan::Halt;
@@ -118,7 +118,7 @@ impl Nodes {
         let Asker::Holding(owner) = world.askers[caller] else { return };
         world.askers[caller] = if waits { Asker::Settling } else { Asker::Over };
         let caller_waits = waits.then_some(Caller(caller as u64));
-        let event = Event::Settle { id: ID, owner, change, caller: caller_waits };
+        let event = Event::Settle { update: Update::new(ID, owner, change).into(), caller: caller_waits };
         self.tell(world, self.callers[caller], event);
     }
 
@@ -129,7 +129,8 @@ impl Nodes {
             // It knows that nothing was done: whoever works next works for the first time.
             world.monitor.never_begun();
         }
-        self.tell(world, self.callers[caller], Event::Settle { id: ID, owner, change, caller: None });
+        let update = Update::new(ID, owner, change).into();
+        self.tell(world, self.callers[caller], Event::Settle { update, caller: None });
     }
 
     pub(super) fn crash(&self, world: &mut World, node: usize) {

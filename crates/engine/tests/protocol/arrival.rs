@@ -45,7 +45,7 @@ impl Protocol {
         let keep = |answer| Transition { write: Write::Keep, answer };
         match (self.fault, stored) {
             (Fault::ExpiryIgnoredOnRead, Some(record)) if record.is_expired(now) => {
-                keep(Inserted::Exists(record.clone()))
+                keep(Inserted::Exists(record.clone().into()))
             }
             (Fault::RepeatedClaimOfSettledIsClaimed, Some(record))
                 if record.owner == claim.owner && record.state.is_settled() && !record.is_expired(now) =>
@@ -57,7 +57,7 @@ impl Protocol {
             {
                 let mut halted = record.clone();
                 halted.state = State::Halted(HaltReason::OwnerLost);
-                Transition { write: Write::Put(halted.clone()), answer: Inserted::Exists(halted) }
+                Transition { write: Write::Put(halted.clone()), answer: Inserted::Exists(halted.into()) }
             }
             _ => Record::on_insert(stored, claim, now),
         }

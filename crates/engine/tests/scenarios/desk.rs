@@ -1,10 +1,10 @@
 //! An engine, the clock beside it, and short words for what it says.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use idempotency_core::{
     Change, Claim, Fingerprint, HaltReason, Inserted, Meta, Owner, Record, RequestId, State, StoreCommand,
-    StoreError, StoreErrorKind, StoreReply, StoredResponse, Updated,
+    StoreError, StoreErrorKind, StoreReply, StoredResponse, Update, Updated,
 };
 use idempotency_engine::{
     Answer, Call, Caller, Command, Config, Engine, Event, OnConcurrent, OnOrphan, Refused, Track, Tracked,
@@ -42,8 +42,13 @@ pub(crate) fn track_as(number: u64, change: impl FnOnce(&mut Track)) -> Event {
     Event::Track { caller: Caller(number), track }
 }
 
+pub(crate) fn claim_of(track: &mut Track) -> &mut Claim {
+    Arc::make_mut(&mut track.claim)
+}
+
 pub(crate) fn settle(owner: u128, change: Change) -> Event {
-    Event::Settle { id: id(), owner: Owner::from_u128(owner), change, caller: Some(Caller(100)) }
+    let update = Update::new(id(), Owner::from_u128(owner), change).into();
+    Event::Settle { update, caller: Some(Caller(100)) }
 }
 
 /// Waits for so many milliseconds.
@@ -58,7 +63,7 @@ pub(crate) fn rerun(number: u64) -> Event {
 
 /// The same key for something else.
 pub(crate) fn other_payload(number: u64) -> Event {
-    track_as(number, |track| track.claim.fingerprint = Fingerprint::derive(None, [&b"11"[..]]))
+    track_as(number, |track| claim_of(track).fingerprint = Fingerprint::derive(None, [&b"11"[..]]))
 }
 
 pub(crate) fn gone(number: u64) -> Event {
@@ -149,7 +154,7 @@ impl Desk {
         let fingerprint = claim(owner).fingerprint;
         let record =
             Record::new(Owner::from_u128(owner), fingerprint, START, expires_at, Meta::default(), state);
-        Ok(StoreReply::Inserted(Inserted::Exists(record)))
+        Ok(StoreReply::Inserted(Inserted::Exists(record.into())))
     }
 
     pub(crate) fn running(&self, owner: u128, left: u64) -> Result<StoreReply, StoreError> {

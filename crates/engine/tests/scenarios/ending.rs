@@ -29,7 +29,7 @@ fn a_result_is_stored_or_deferred_and_told_once() {
     assert_eq!(desk.engine.load().deferred_bytes, 4);
     // Meanwhile this node answers with it, and another payload is another payload.
     assert_eq!(desk.tell(track(2)), ["2: cached"]);
-    let other = track_as(3, |track| track.claim.fingerprint = Fingerprint::derive(None, [&b"11"[..]]));
+    let other = track_as(3, |track| claim_of(track).fingerprint = Fingerprint::derive(None, [&b"11"[..]]));
     assert_eq!(desk.tell(other), ["3: mismatch"]);
     for (answer, word) in [(Updated::Fenced, "Superseded"), (Updated::NotFound, "Gone")] {
         let mut desk = Desk::claimed();
@@ -138,14 +138,14 @@ fn a_backend_that_is_down_is_not_asked_and_told_of_at_once() {
 #[test]
 fn a_claim_of_an_engine_before_this_one_is_renewed_at_once_or_ended() {
     let adopted = |ending| {
-        Event::Adopt(Adopted {
-            claim: claim(1),
+        Event::Adopt(Box::new(Adopted {
+            claim: claim(1).into(),
             since: START.into(),
             held_until: (START + ms(9000)).into(),
             work_until: (START + ms(900_000)).into(),
             tenant: None,
             ending,
-        })
+        }))
     };
     let mut desk = Desk::new();
     assert_eq!(desk.tell(adopted(None)), ["renew 1"]);
@@ -161,7 +161,7 @@ fn a_claim_of_an_engine_before_this_one_is_renewed_at_once_or_ended() {
 
     // It may have been made, and nobody works under it.
     let mut desk = Desk::new();
-    assert_eq!(desk.tell(Event::Unwanted { claim: claim(1) }), ["release 1"]);
+    assert_eq!(desk.tell(Event::Unwanted { claim: claim(1).into() }), ["release 1"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What meets on one id: callers, what may still arrive, and what is about to be stored.
 
-use idempotency_core::{HaltReason, Meta, Owner, State, StoreErrorKind, StoreReply, Tenant, Updated};
+use idempotency_core::{HaltReason, Meta, Owner, State, StoreErrorKind, StoreReply, Tenant, Update, Updated};
 use idempotency_engine::{Adopted, Caller, Event};
 
 use super::desk::*;
@@ -14,14 +14,14 @@ fn haunt(desk: &mut Desk, number: u64) {
 }
 
 fn adopted(work_until: u64, ending: Option<idempotency_core::Change>) -> Event {
-    Event::Adopt(Adopted {
-        claim: claim(1),
+    Event::Adopt(Box::new(Adopted {
+        claim: claim(1).into(),
         since: START.into(),
         held_until: (START + ms(9000)).into(),
         work_until: (START + ms(work_until)).into(),
         tenant: None,
         ending,
-    })
+    }))
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_claim_that_nobody_wants_is_inherited_by_whoever_may_and_by_nobody_else() {
     let operator = |number| {
         track_as(number, |track| {
             track.by_operator = true;
-            track.claim.takes_over = Some(Owner::from_u128(9));
+            claim_of(track).takes_over = Some(Owner::from_u128(9));
         })
     };
     assert_eq!(unwanted(operator(1), rerun(2)), ["1: dismissed", "halt 1, unresolved"]);
@@ -150,7 +150,7 @@ fn of_a_tenant_what_counts_here_counts_once() {
         let mut desk = Desk::with(|config| config.tenant_bytes = limit);
         desk.tell(track_as(1, |track| {
             tenant(track);
-            track.claim.meta = Meta::new(&b"two"[..]).unwrap();
+            claim_of(track).meta = Meta::new(&b"two"[..]).unwrap();
         }));
         desk.reply(claimed());
         desk.tell(settle(1, complete()));
@@ -228,7 +228,7 @@ fn results_of_all_ids_share_the_room_for_what_is_put_off() {
     let other = idempotency_core::RequestId::from_bytes([5; 32]);
     let put_off = |desk: &mut Desk, id, owner: u128| {
         let owner = Owner::from_u128(owner);
-        desk.tell(Event::Settle { id, owner, change: complete(), caller: None });
+        desk.tell(Event::Settle { update: Update::new(id, owner, complete()).into(), caller: None });
         let call = idempotency_engine::Call::Lane(id);
         desk.tell(Event::Replied { call, reply: lost() });
     };

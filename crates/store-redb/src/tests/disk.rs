@@ -57,8 +57,9 @@ fn a_record_that_is_damaged_is_an_error_of_its_own() {
     txn.commit().unwrap();
     drop(database);
     let store = RedbStore::open(&path).unwrap();
-    let replies =
-        block_on(store.apply(&[1, 2].map(|number| StoreCommand::Update(complete(number, "done"))), now()));
+    let replies = block_on(
+        store.apply(&[1, 2].map(|number| StoreCommand::Update(complete(number, "done").into())), now()),
+    );
     assert!(matches!(&replies[0], Err(error) if error.kind() == StoreErrorKind::Corrupt));
     assert!(matches!(replies[1], Ok(StoreReply::Updated(Updated::Applied))));
     assert_eq!(block_on(store.lookup(&id(1), now())).unwrap_err().kind(), StoreErrorKind::Corrupt);

@@ -15,7 +15,7 @@ impl<F: StoreFactory> World<F> {
     }
 
     fn update_command(&self, id_number: u8, owner_number: u8, change: Change) -> StoreCommand {
-        StoreCommand::Update(Update::new(id(id_number), owner(owner_number), change))
+        StoreCommand::Update(Update::new(id(id_number), owner(owner_number), change).into())
     }
 }
 
@@ -26,15 +26,15 @@ pub async fn a_batch_is_answered_in_order<F: StoreFactory>(factory: F) {
     world.claimed(&world.long_claim(2, 1)).await;
     let mut batch = vec![
         StoreCommand::Lookup(id(1)),
-        StoreCommand::Insert(world.long_claim(2, 9)),
+        StoreCommand::Insert(world.long_claim(2, 9).into()),
         world.update_command(3, 1, Change::Release),
-        StoreCommand::Insert(world.long_claim(4, 1)),
+        StoreCommand::Insert(world.long_claim(4, 1).into()),
         world.update_command(1, 9, Change::Release),
         StoreCommand::Prune { limit: 5 },
         StoreCommand::Lookup(id(5)),
     ];
     for number in 10..100 {
-        batch.push(StoreCommand::Insert(world.long_claim(number, number)));
+        batch.push(StoreCommand::Insert(world.long_claim(number, number).into()));
     }
     let replies = world.apply(&batch).await;
     assert!(matches!(&replies[0], Ok(StoreReply::Found(Some(record))) if record.owner == owner(1)));
@@ -54,7 +54,8 @@ pub async fn a_batch_is_answered_in_order<F: StoreFactory>(factory: F) {
 /// two claims gets the id.
 pub async fn a_batch_on_one_id_is_applied_one_after_the_other<F: StoreFactory>(factory: F) {
     let world = World::new(factory).await;
-    let batch: Vec<_> = (1..=20).map(|number| StoreCommand::Insert(world.long_claim(1, number))).collect();
+    let batch: Vec<_> =
+        (1..=20).map(|number| StoreCommand::Insert(world.long_claim(1, number).into())).collect();
     let replies = world.apply(&batch).await;
     let claimed =
         |reply: &&Result<StoreReply, _>| matches!(reply, Ok(StoreReply::Inserted(Inserted::Claimed)));
@@ -69,7 +70,7 @@ pub async fn a_poisoned_member_fails_alone<F: StoreFactory>(factory: F) {
     let batch = [
         world.update_command(1, 1, world.complete_for_long("response")),
         StoreCommand::Scan { cursor, limit: 1 },
-        StoreCommand::Insert(world.long_claim(2, 1)),
+        StoreCommand::Insert(world.long_claim(2, 1).into()),
     ];
     let replies = world.apply(&batch).await;
     assert!(matches!(replies[0], Ok(StoreReply::Updated(Updated::Applied))), "{:?}", replies[0]);

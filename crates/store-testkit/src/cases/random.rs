@@ -77,7 +77,7 @@ async fn check<F: StoreFactory>(world: &World<F>, sequence: &[Operation]) {
     let exact = world.factory.is_exact();
     let comparable = |record: Record| if exact { record } else { without_times(&record) };
     let of_insert = |answer: Inserted| match answer {
-        Inserted::Exists(record) => Inserted::Exists(comparable(record)),
+        Inserted::Exists(record) => Inserted::Exists(comparable(*record).into()),
         other => other,
     };
     for (at, operation) in sequence.iter().enumerate() {

@@ -188,11 +188,11 @@ impl<S: Store> Store for RecordedStore<S> {
     }
 
     async fn insert(&self, claim: &Claim, now: OffsetDateTime) -> Result<Inserted, StoreError> {
-        self.call(StoreCommand::Insert(claim.clone()), now).await?.inserted()
+        self.call(StoreCommand::Insert(claim.clone().into()), now).await?.inserted()
     }
 
     async fn update(&self, update: &Update, now: OffsetDateTime) -> Result<Updated, StoreError> {
-        self.call(StoreCommand::Update(update.clone()), now).await?.updated()
+        self.call(StoreCommand::Update(update.clone().into()), now).await?.updated()
     }
 
     async fn prune(&self, now: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {

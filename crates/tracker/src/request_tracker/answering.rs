@@ -69,7 +69,7 @@ impl RequestTracker {
 
     fn permit(&mut self, now: OffsetDateTime, granted: Granted, tenant: Option<Tenant>) -> Permit {
         let lease = Lease::new(self.parts.clock.clone(), granted.held_until);
-        let Claim { id, owner, retention, takes_over, .. } = granted.claim;
+        let Claim { id, owner, retention, takes_over, .. } = *granted.claim;
         let permit =
             Permit::new(id, owner, retention, takes_over.is_some(), lease.clone(), self.inbox.clone());
         self.estate.borrow_mut().live.insert(owner, Live::new(lease, granted, now, tenant));
