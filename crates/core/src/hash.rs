@@ -21,36 +21,69 @@ impl Purpose {
     }
 }
 
+/// How many bytes are gathered before they are hashed. BLAKE3 takes each bit by itself almost as slowly as a block, and its state has
+/// two kilobytes: of what is no longer than this it is made where it ends, and moved nowhere.
+const GATHERED: usize = 512;
+
 /// Feeds parts so that no two different lists of parts feed the same bytes: each is preceded by its length.
 /// `["a", "b:c"]` and `["a:b", "c"]` differ.
-pub(crate) struct Parts(blake3::Hasher);
+pub(crate) struct Parts<'a> {
+    key: Option<&'a [u8; 32]>,
+    purpose: &'a Purpose,
+    gathered: [u8; GATHERED],
+    len: usize,
+    /// Of what did not fit.
+    hasher: Option<Box<blake3::Hasher>>,
+}
 
-impl Parts {
+impl<'a> Parts<'a> {
     /// Starts with the derived key of a [`Secret`](crate::Secret), or with the purpose alone where the
     /// application gave no secret.
-    pub(crate) fn new(key: Option<&[u8; 32]>, purpose: &Purpose) -> Self {
-        Self(match key {
-            Some(key) => blake3::Hasher::new_keyed(key),
-            None => purpose.hasher(),
-        })
+    pub(crate) fn new(key: Option<&'a [u8; 32]>, purpose: &'a Purpose) -> Self {
+        Self { key, purpose, gathered: [0; GATHERED], len: 0, hasher: None }
     }
 
     pub(crate) fn part(&mut self, part: &[u8]) -> &mut Self {
         // The length has eight bytes on every platform, or two nodes would not agree.
-        self.0.update(&(part.len() as u64).to_le_bytes());
-        self.0.update(part);
+        self.feed(&(part.len() as u64).to_le_bytes());
+        self.feed(part);
         self
     }
 
-    pub(crate) fn parts<'a>(&mut self, parts: impl IntoIterator<Item = &'a [u8]>) -> &mut Self {
+    pub(crate) fn parts<'b>(&mut self, parts: impl IntoIterator<Item = &'b [u8]>) -> &mut Self {
         for part in parts {
             self.part(part);
         }
         self
     }
 
-    pub(crate) fn finish(&self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
+    pub(crate) fn finish(&mut self) -> [u8; 32] {
+        match &mut self.hasher {
+            Some(hasher) => *hasher.update(&self.gathered[..self.len]).finalize().as_bytes(),
+            None => *self.start().update(&self.gathered[..self.len]).finalize().as_bytes(),
+        }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        if bytes.len() > GATHERED - self.len {
+            let mut hasher = self.hasher.take().unwrap_or_else(|| Box::new(self.start()));
+            hasher.update(&self.gathered[..self.len]);
+            (self.hasher, self.len) = (Some(hasher), 0);
+        }
+        match &mut self.hasher {
+            Some(hasher) if bytes.len() > GATHERED => drop(hasher.update(bytes)),
+            _ => {
+                self.gathered[self.len..][..bytes.len()].copy_from_slice(bytes);
+                self.len += bytes.len();
+            }
+        }
+    }
+
+    fn start(&self) -> blake3::Hasher {
+        match self.key {
+            Some(key) => blake3::Hasher::new_keyed(key),
+            None => self.purpose.hasher(),
+        }
     }
 }
 
@@ -118,13 +151,32 @@ mod tests {
         assert_eq!(hashes.len(), ids.len(), "each of the bytes counts");
     }
 
-    /// What was stored before contexts were kept must be found.
+    /// What was stored before contexts were kept, and before parts were gathered, must be found.
     #[test]
     fn a_context_that_is_hashed_once_hashes_the_same() {
         let purpose = Purpose::new("a context");
         for _ in 0..2 {
             let hash = Parts::new(None, &purpose).part(b"x").finish();
             assert_eq!(hash, blake3::derive_key("a context", &[1, 0, 0, 0, 0, 0, 0, 0, b'x']));
+        }
+    }
+
+    #[test]
+    fn parts_hash_as_all_their_bytes_in_a_row_do() {
+        let purpose = Purpose::new("a context");
+        let lens = [0, 1, 7, 100, 495, 496, 504, 505, 511, 512, 513, 1500];
+        for one in lens {
+            for other in lens {
+                let parts = [vec![1; one], vec![2; other], vec![3; 5]];
+                let mut row = Vec::new();
+                for part in &parts {
+                    row.extend((part.len() as u64).to_le_bytes());
+                    row.extend(part);
+                }
+                let hash = |key| Parts::new(key, &purpose).parts(parts.iter().map(Vec::as_slice)).finish();
+                assert_eq!(hash(None), blake3::derive_key("a context", &row), "{one} and {other}");
+                assert_eq!(hash(Some(&[7; 32])), *blake3::keyed_hash(&[7; 32], &row).as_bytes());
+            }
         }
     }
 }
