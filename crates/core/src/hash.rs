@@ -71,7 +71,9 @@ impl<'a> Parts<'a> {
             (self.hasher, self.len) = (Some(hasher), 0);
         }
         match &mut self.hasher {
-            Some(hasher) if bytes.len() > GATHERED => drop(hasher.update(bytes)),
+            Some(hasher) if bytes.len() > GATHERED => {
+                hasher.update(bytes);
+            }
             _ => {
                 self.gathered[self.len..][..bytes.len()].copy_from_slice(bytes);
                 self.len += bytes.len();

@@ -39,7 +39,8 @@ impl Expiry {
     /// `moves_on`: soon there will be another entry in its place.
     pub(crate) fn add(&mut self, entry: Entry, moves_on: bool) {
         let fits = |queue: &&mut Queue| queue.last().is_none_or(|(last, _)| last <= entry.0);
-        match self.queues.iter_mut().find(fits).filter(|_| !moves_on) {
+        let queue = if moves_on { None } else { self.queues.iter_mut().find(fits) };
+        match queue {
             Some(queue) => {
                 queue.push(entry);
                 self.queued += 1;

@@ -66,9 +66,8 @@ impl Table {
     }
 
     /// What lies there, if anything does.
-    pub(crate) fn get(&self, Slot(slot): Slot) -> Option<(&RequestId, &Record)> {
-        let cell = self.chunks.get(slot as usize / CHUNK)?.get(slot as usize % CHUNK)?;
-        cell.as_ref().map(|Stored { id, record }| (id, record))
+    pub(crate) fn get(&self, slot: Slot) -> Option<(&RequestId, &Record)> {
+        self.at(slot).map(|Stored { id, record }| (id, record))
     }
 
     /// Where records may lie, from this place on.
@@ -120,9 +119,12 @@ impl Table {
         Slot(u32::try_from(before + chunk.len() - 1).expect("four billion records take a terabyte"))
     }
 
-    fn stored(&self, Slot(slot): Slot) -> &Stored {
-        let stored = &self.chunks[slot as usize / CHUNK][slot as usize % CHUNK];
-        stored.as_ref().expect("a slot is known as long as something is there")
+    fn stored(&self, slot: Slot) -> &Stored {
+        self.at(slot).expect("a slot is known as long as something is there")
+    }
+
+    fn at(&self, Slot(slot): Slot) -> Option<&Stored> {
+        self.chunks.get(slot as usize / CHUNK)?.get(slot as usize % CHUNK)?.as_ref()
     }
 
     fn cell(&mut self, Slot(slot): Slot) -> &mut Option<Stored> {

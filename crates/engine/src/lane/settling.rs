@@ -75,17 +75,18 @@ impl Lane {
     /// Whoever waits here hears what was stored, without a look at it.
     fn stored(&mut self, live: &LiveClaim, change: &Change, cx: &mut Context<'_>) {
         let bytes = SIZE_OF_A_RECORD + live.claim.meta.as_bytes().len() + size_of_body(change);
-        let (state, retention) = match change {
-            Change::Complete { response, retention } => (State::Completed(response.clone()), *retention),
-            Change::Halt { reason, retention } => (State::Halted(*reason), *retention),
-            _ => return,
-        };
-        cx.stored = Some((bytes as u64, retention));
+        let (Change::Complete { retention, .. } | Change::Halt { retention, .. }) = change else { return };
+        cx.stored = Some((bytes as u64, *retention));
         if self.waiters.is_empty() && self.queue.is_empty() {
             return;
         }
+        let state = match change {
+            Change::Complete { response, .. } => State::Completed(response.clone()),
+            Change::Halt { reason, .. } => State::Halted(*reason),
+            _ => return,
+        };
         let Claim { owner, fingerprint, ref meta, .. } = *live.claim;
-        let expires_at = cx.moment.after(retention).into();
+        let expires_at = cx.moment.after(*retention).into();
         let record = Record::new(owner, fingerprint, live.since.into(), expires_at, meta.clone(), state);
         for job in std::mem::take(&mut self.queue) {
             match job {
