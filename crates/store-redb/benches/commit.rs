@@ -29,8 +29,9 @@ const CYCLES: usize = 1024;
 const ROUNDS: usize = 2;
 
 /// A machine that is shared stands still for whole tenths of a second, now and then, its disk as its cores. So the
-/// contestants take turns in slices much shorter than a run, their files grow in step, and what counts of each is its median
-/// commit, from one to the next.
+/// contestants take turns in slices much shorter than a run, their files grow in step, and what counts of each is the median
+/// time of a cycle. (Not of a commit: those of claims and those of puts differ.) By Little's law so many callers make their
+/// number of cycles in that time.
 struct Load {
     slices: u64,
     runs: usize,
@@ -93,28 +94,32 @@ fn run(callers: usize, slices: u64) -> Measured {
     let store = Arc::new(RedbStore::open(folder.path().join("store.redb")).expect("a store"));
     let sizes = [callers / 4, callers / 2, callers].map(|size| size.max(1));
     let bare = sizes.map(|size| Bare::open(&folder.path().join(format!("bare-{size}.redb")), size, BODY));
-    // What each commit took: of bare redb by size, and of the store as one of its callers sees it, who is answered by each.
-    let mut commits = vec![Vec::new(); sizes.len() + 1];
+    // What each cycle took: of bare redb by size, and of the store as one of its callers sees it.
+    let mut took = vec![Vec::new(); sizes.len() + 1];
     let cycles_of_a_slice = CYCLES.max(ROUNDS * callers) as u64;
     for slice in 0..slices {
         let numbers = slice * cycles_of_a_slice..(slice + 1) * cycles_of_a_slice;
         // Each is first, second, third and last equally often: what one leaves to the disk the next one pays for.
-        for place in 0..commits.len() {
-            let contestant = (place + slice as usize) % commits.len();
-            let took = match bare.get(contestant) {
+        for place in 0..took.len() {
+            let contestant = (place + slice as usize) % took.len();
+            let cycles = match bare.get(contestant) {
                 Some(bare) => bare.cycles(numbers.clone()),
                 None => runtime.block_on(cycles(&store, callers, numbers.clone())),
             };
-            commits[contestant].extend(took);
+            took[contestant].extend(cycles);
         }
     }
-    let medians: Vec<f64> = commits.iter_mut().map(|took| median(took)).collect();
+    let medians: Vec<f64> = took.iter_mut().map(|cycles| median(cycles)).collect();
     let (count, commands) = store.commits();
     let batch = commands as f64 / count as f64;
-    // A cycle is two commands.
-    let rates: Vec<f64> = sizes.iter().zip(&medians).map(|(size, took)| *size as f64 / took / 2.0).collect();
+    let rates: Vec<f64> = sizes.iter().zip(&medians).map(|(size, took)| *size as f64 / took).collect();
     let best = (0..sizes.len()).max_by(|one, other| rates[*one].total_cmp(&rates[*other])).expect("three");
-    Measured { bare: rates[best], bare_batch: sizes[best], store: batch / medians[sizes.len()] / 2.0, batch }
+    Measured {
+        bare: rates[best],
+        bare_batch: sizes[best],
+        store: callers as f64 / medians[sizes.len()],
+        batch,
+    }
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -122,7 +127,7 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Every caller makes its part of the cycles, one after the other. Returns how long the calls of one of them took.
+/// Every caller makes its part of the cycles, one after the other. Returns how long those of one of them took.
 async fn cycles(store: &Arc<RedbStore>, callers: usize, numbers: Range<u64>) -> Vec<f64> {
     let tasks: Vec<_> = (0..callers)
         .map(|caller| {
@@ -142,22 +147,18 @@ async fn caller_of(store: Arc<RedbStore>, numbers: impl Iterator<Item = u64>) ->
     // Made once: what a response costs its maker is not the store's.
     let response = StoredResponse::new(vec![7; BODY]);
     let fingerprint = Fingerprint::derive(None, []);
-    let (mut took, mut since) = (Vec::new(), Instant::now());
-    let mut answered = |took: &mut Vec<f64>| {
-        took.push(since.elapsed().as_secs_f64());
-        since = Instant::now();
-    };
+    let mut took = Vec::new();
     for number in numbers {
+        let since = Instant::now();
         let (id, owner) = (id(number), Owner::from_u128(number.into()));
         let claim = Claim::new(id, owner, fingerprint);
         let claimed = store.insert(&claim, clock.now()).await;
         assert!(matches!(claimed, Ok(Inserted::Claimed)));
-        answered(&mut took);
         let retention = claim.retention;
         let change = Change::Complete { response: response.clone(), retention };
         let stored = store.update(&Update::new(id, owner, change), clock.now()).await;
         assert!(matches!(stored, Ok(Updated::Applied)));
-        answered(&mut took);
+        took.push(since.elapsed().as_secs_f64());
     }
     took
 }

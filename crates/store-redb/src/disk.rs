@@ -90,14 +90,20 @@ impl Disk {
             let txn = database.begin_write()?;
             let is_new = txn.list_tables()?.next().is_none();
             let mut tables = Tables::open(&txn)?;
-            let identity =
-                match tables.check_schema(is_new, RandomState::new().hash_one(&self.config.path))? {
-                    Ok(identity) => identity,
-                    Err(refused) => return Ok(Err(refused)),
-                };
+            let identity = RandomState::new().hash_one(&self.config.path);
+            let identity = match tables.check_schema(is_new, identity)? {
+                Ok(identity) => identity,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let wrote = tables.wrote;
             drop(tables);
-            if is_new {
-                tracing::info!(path = %self.config.path.display(), "a new store is made");
+            if wrote {
+                let what = if is_new {
+                    "a new store is made"
+                } else {
+                    "a store of an earlier version is taken over"
+                };
+                tracing::info!(path = %self.config.path.display(), "{what}");
                 txn.commit()?;
                 sync_folder(&self.config.path);
             } else {

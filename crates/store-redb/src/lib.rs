@@ -27,6 +27,7 @@ mod config;
 mod disk;
 mod error;
 mod reader;
+mod records;
 mod store;
 mod tables;
 mod writer;

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use crate::{
     disk::{Disk, closed},
     error::Failure,
-    tables::{self, RECORDS},
+    records::Records,
     writer::Job,
 };
 
@@ -60,14 +60,12 @@ fn answer(disk: &Disk, what: &What) -> Result<Result<StoreReply, StoreError>, Fa
     let database = disk.database();
     let Some(database) = &*database else { return Ok(Err(closed())) };
     let txn: ReadTransaction = database.begin_read()?;
-    let records = txn.open_table(RECORDS)?;
+    let records = Records::read(&txn)?;
     Ok(match what {
         What::Lookup { id, now } => {
-            tables::lookup(&records, id, *now)?.map(|found| StoreReply::Found(found.map(Box::new)))
+            records.lookup(id, *now)?.map(|found| StoreReply::Found(found.map(Box::new)))
         }
-        What::Scan { cursor, limit } => {
-            tables::scan(&records, cursor.as_ref(), *limit)?.map(StoreReply::Page)
-        }
+        What::Scan { cursor, limit } => records.scan(cursor.as_ref(), *limit)?.map(StoreReply::Page),
     })
 }
 

@@ -1,22 +1,20 @@
 //! What is in the file, and what one command does to it inside a transaction.
 
-use std::ops::Bound;
-
-use bytes::Bytes;
 use idempotency_core::{
-    Claim, Cursor, Inserted, Page, Pruned, Record, RequestId, Restored, Setup, State, StoreCommand,
-    StoreError, StoreErrorKind, StoreReply, Update, Updated, Write,
+    Claim, Inserted, Pruned, Record, RequestId, Restored, Setup, State, StoreCommand, StoreError,
+    StoreErrorKind, StoreReply, Update, Updated, Write,
 };
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use time::OffsetDateTime;
 
-use crate::error::Failure;
+use crate::{
+    error::Failure,
+    records::{Applied, Instant, Place, Records, Stored, expires_at, own},
+};
 
-/// The version of the tables below. A file with a later one is refused.
-pub(crate) const SCHEMA: u32 = 1;
-
-/// A record by its id: when it is looked at for pruning, when it expires, and its frame.
-pub(crate) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
+/// The version of the tables. A file with a later one is refused. One with the first has its running records among the settled,
+/// where they are found, too.
+pub(crate) const SCHEMA: u32 = 2;
 
 /// The ids in the order in which they are looked at for pruning.
 const EXPIRY: TableDefinition<&[u8; 44], ()> = TableDefinition::new("expiry");
@@ -24,18 +22,12 @@ const EXPIRY: TableDefinition<&[u8; 44], ()> = TableDefinition::new("expiry");
 /// `schema`, `identity`, `secret`, `moved_to`.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// An instant whose bytes are in the order of time.
-type Instant = [u8; 12];
-
 /// How often a prune goes on over records that were only noted too early.
 const STEPS: usize = 64;
 
-/// The two instants before a frame.
-const PREFIX: usize = 24;
-
 /// The tables within one transaction.
 pub(crate) struct Tables<'txn> {
-    records: Table<'txn, &'static [u8; 32], &'static [u8]>,
+    records: Records<Table<'txn, &'static [u8; 32], &'static [u8]>>,
     expiry: Table<'txn, &'static [u8; 44], ()>,
     meta: Table<'txn, &'static str, &'static [u8]>,
     /// Whether anything was written, and whether it must be on the disk before it is acknowledged.
@@ -45,24 +37,11 @@ pub(crate) struct Tables<'txn> {
     value: Vec<u8>,
 }
 
-/// What one command came to; the outer error is one of the transaction.
-type Applied<T> = Result<Result<T, StoreError>, Failure>;
-
-/// Goes on with what is there, or ends with the error of this command alone.
-macro_rules! own {
-    ($result:expr) => {
-        match $result {
-            Ok(value) => value,
-            Err(error) => return Ok(Err(error.into())),
-        }
-    };
-}
-
 impl<'txn> Tables<'txn> {
     /// Makes the tables that are not there yet.
     pub(crate) fn open(txn: &'txn WriteTransaction) -> Result<Self, Failure> {
         Ok(Self {
-            records: txn.open_table(RECORDS)?,
+            records: Records::open(txn)?,
             expiry: txn.open_table(EXPIRY)?,
             meta: txn.open_table(META)?,
             wrote: false,
@@ -71,12 +50,13 @@ impl<'txn> Tables<'txn> {
         })
     }
 
-    /// Notes version and identity in a new file, and refuses a file of a later version or of something else. Returns the
-    /// identity.
+    /// Notes version and identity in a new file, or a version that is later than what the file had, and refuses a file of a
+    /// later version or of something else. Returns the identity.
     pub(crate) fn check_schema(&mut self, is_new: bool, identity: u64) -> Applied<u64> {
         if is_new {
             self.meta.insert("schema", &SCHEMA.to_le_bytes()[..])?;
             self.meta.insert("identity", &identity.to_le_bytes()[..])?;
+            self.touched(true);
             return Ok(Ok(identity));
         }
         let read = |name| -> Result<Option<Vec<u8>>, Failure> {
@@ -86,6 +66,12 @@ impl<'txn> Tables<'txn> {
         let identity = read("identity")?.and_then(|found| found.try_into().ok()).map(u64::from_le_bytes);
         let refused = match (schema, identity) {
             (Some(SCHEMA), Some(identity)) => return Ok(Ok(identity)),
+            (Some(1), Some(identity)) => {
+                // A version that knows one table only must not find a file with two.
+                self.meta.insert("schema", &SCHEMA.to_le_bytes()[..])?;
+                self.touched(true);
+                return Ok(Ok(identity));
+            }
             (Some(schema), _) if schema != SCHEMA => {
                 let message = format!("the file has schema {schema}, and this version knows {SCHEMA}");
                 StoreError::new(StoreErrorKind::Misconfigured, message)
@@ -99,8 +85,7 @@ impl<'txn> Tables<'txn> {
         Ok(match command {
             StoreCommand::Setup(setup) => self.setup(setup)?.map(|()| StoreReply::Done),
             StoreCommand::Lookup(id) => {
-                let found = own!(self.read(id)?).map(|stored| stored.record);
-                Ok(StoreReply::Found(found.filter(|record| !record.is_expired(now)).map(Box::new)))
+                self.records.lookup(id, now)?.map(|found| StoreReply::Found(found.map(Box::new)))
             }
             StoreCommand::Insert(claim) => self.insert(claim, now)?.map(StoreReply::Inserted),
             StoreCommand::Update(update) => self.update(update, now)?.map(StoreReply::Updated),
@@ -161,7 +146,8 @@ impl<'txn> Tables<'txn> {
     }
 
     fn read(&self, id: &RequestId) -> Applied<Option<Stored>> {
-        Ok(self.records.get(id.as_bytes())?.map(|value| Stored::read(value.value())).transpose())
+        let found = self.records.find(id.as_bytes())?;
+        Ok(found.map(|(place, value)| Stored::read(place, value.value())).transpose())
     }
 
     fn write(
@@ -190,13 +176,14 @@ impl<'txn> Tables<'txn> {
                     }
                     self.expiry.insert(&key(&look_at, id), ())?;
                 }
-                self.records.insert(id.as_bytes(), &self.value[..])?;
+                let before = stored.map(|stored| stored.place);
+                self.records.put(id.as_bytes(), before, Place::of(&record), &self.value)?;
             }
             Write::Delete => {
                 if let Some(stored) = stored {
                     self.expiry.remove(&key(&stored.noted, id))?;
+                    self.records.remove(id.as_bytes(), stored.place)?;
                 }
-                self.records.remove(id.as_bytes())?;
             }
         }
         self.touched(must_sync);
@@ -228,21 +215,23 @@ impl<'txn> Tables<'txn> {
         let mut deleted = 0;
         for key_of_due in &due {
             let (noted, id) = parts(key_of_due);
-            let value = match self.records.get(id)? {
-                Some(value) if value.value().starts_with(noted) => Some(value.value().to_vec()),
+            let found = match self.records.find(id)? {
+                Some((place, value)) if value.value().starts_with(noted) => {
+                    Some((place, value.value().to_vec()))
+                }
                 _ => None,
             };
             self.expiry.remove(key_of_due)?;
             // Else an entry of a record that is gone, or is noted elsewhere.
-            let Some(mut value) = value else { continue };
+            let Some((place, mut value)) = found else { continue };
             match expires_at(&value) {
                 Some(expires_at) if expires_at > *now => {
                     value[..12].copy_from_slice(&expires_at);
-                    self.records.insert(id, &value[..])?;
+                    self.records.put(id, Some(place), place, &value)?;
                     self.expiry.insert(&key(&expires_at, &RequestId::from_bytes(*id)), ())?;
                 }
                 _ => {
-                    self.records.remove(id)?;
+                    self.records.remove(id, place)?;
                     deleted += 1;
                 }
             }
@@ -258,32 +247,6 @@ impl<'txn> Tables<'txn> {
         self.wrote = true;
         self.must_sync |= must_sync;
     }
-}
-
-/// A record and the instant under which the index has it.
-struct Stored {
-    noted: Instant,
-    record: Record,
-}
-
-impl Stored {
-    fn read(value: &[u8]) -> Result<Self, StoreError> {
-        let (noted, _) = value.split_first_chunk::<12>().ok_or_else(cut_off)?;
-        Ok(Self { noted: *noted, record: record(value)? })
-    }
-}
-
-fn record(value: &[u8]) -> Result<Record, StoreError> {
-    let frame = value.get(PREFIX..).ok_or_else(cut_off)?;
-    Ok(idempotency_frame::decode(Bytes::copy_from_slice(frame))?)
-}
-
-fn cut_off() -> StoreError {
-    StoreError::new(StoreErrorKind::Corrupt, "a stored record is cut off").not_applied()
-}
-
-fn expires_at(value: &[u8]) -> Option<Instant> {
-    value.get(12..PREFIX)?.try_into().ok()
 }
 
 /// When the record would expire if it were settled the moment it was claimed.
@@ -314,45 +277,4 @@ fn key(instant: &Instant, id: &RequestId) -> [u8; 44] {
 fn parts(key: &[u8; 44]) -> (&[u8], &[u8; 32]) {
     let (noted, id) = key.split_at(12);
     (noted, id.try_into().expect("44 bytes are 12 and 32"))
-}
-
-/// The record of an id, for a reader.
-pub(crate) fn lookup(
-    records: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
-    id: &RequestId,
-    now: OffsetDateTime,
-) -> Applied<Option<Record>> {
-    let Some(value) = records.get(id.as_bytes())? else { return Ok(Ok(None)) };
-    let record = own!(record(value.value()));
-    Ok(Ok(Some(record).filter(|record| !record.is_expired(now))))
-}
-
-/// A page of all records in the order of their ids. One that cannot be read is an error: left out it would be lost by
-/// whoever copies them.
-pub(crate) fn scan(
-    records: &impl ReadableTable<&'static [u8; 32], &'static [u8]>,
-    cursor: Option<&Cursor>,
-    limit: usize,
-) -> Applied<Page> {
-    let last: Option<[u8; 32]> = match cursor.map(|cursor| cursor.as_bytes()[..].try_into()) {
-        None => None,
-        Some(Ok(last)) => Some(last),
-        Some(Err(_)) => {
-            let error = StoreError::new(StoreErrorKind::Invalid, "not a cursor of this store");
-            return Ok(Err(error.not_applied()));
-        }
-    };
-    let after = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    let mut page = Page::default();
-    let mut seen = 0;
-    for entry in records.range::<&[u8; 32]>((after, Bound::Unbounded))?.take(limit) {
-        let (id, value) = entry?;
-        let id = RequestId::from_bytes(*id.value());
-        seen += 1;
-        if seen == limit {
-            page.next = Some(Cursor::new(id.as_bytes().to_vec()));
-        }
-        page.records.push((id, own!(record(value.value()))));
-    }
-    Ok(Ok(page))
 }

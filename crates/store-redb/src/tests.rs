@@ -24,7 +24,12 @@ use redb::{ReadableTable, StorageBackend, backends::InMemoryBackend};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
-use crate::{RedbConfig, RedbStore, disk::Disk, tables::SCHEMA};
+use crate::{
+    RedbConfig, RedbStore,
+    disk::Disk,
+    records::{RUNNING, SETTLED},
+    tables::SCHEMA,
+};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -240,11 +245,19 @@ fn a_scan_finds_every_record_also_while_others_are_written() {
     block_on(async {
         for number in 0..25 {
             store.insert(&claim(number), now()).await.unwrap();
+            if number % 3 == 0 {
+                store.update(&complete(number, "done"), now()).await.unwrap();
+            }
         }
         let (mut cursor, mut found) = (None, Vec::new());
         loop {
             let page = store.scan(cursor, 10).await.unwrap();
             found.extend(page.records.iter().map(|(id, _)| *id));
+            assert!(found.is_sorted());
+            // What runs is settled meanwhile, before and behind what was seen, and others come.
+            for number in [4, 13, 22, found.len() as u64 / 3 * 3 + 1] {
+                let _ = store.update(&complete(number, "done"), now()).await.unwrap();
+            }
             store.insert(&claim(100 + found.len() as u64), now()).await.unwrap();
             cursor = page.next;
             if cursor.is_none() {

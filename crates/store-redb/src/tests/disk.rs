@@ -36,7 +36,57 @@ fn a_file_of_a_later_version_is_refused() {
     txn.open_table(meta).unwrap().insert("schema", &(SCHEMA + 1).to_le_bytes()[..]).unwrap();
     txn.commit().unwrap();
     drop(database);
-    refused(&path, StoreErrorKind::Misconfigured, "the file has schema 2, and this version knows 1");
+    refused(&path, StoreErrorKind::Misconfigured, "the file has schema 3, and this version knows 2");
+}
+
+#[test]
+fn a_file_of_the_version_before_is_taken_over() {
+    let (_folder, path) = folder();
+    let store = RedbStore::open(&path).unwrap();
+    for number in 0..4 {
+        block_on(store.insert(&claim(number), now())).unwrap();
+    }
+    block_on(store.update(&complete(0, "done"), now())).unwrap();
+    drop(store);
+    let database = redb::Database::open(&path).unwrap();
+    let txn = database.begin_write().unwrap();
+    {
+        let mut records = txn.open_table(SETTLED).unwrap();
+        for running in txn.open_table(RUNNING).unwrap().iter().unwrap() {
+            let (id, value) = running.unwrap();
+            records.insert(id.value(), value.value()).unwrap();
+        }
+        let meta: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
+        txn.open_table(meta).unwrap().insert("schema", &1_u32.to_le_bytes()[..]).unwrap();
+    }
+    txn.delete_table(RUNNING).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+
+    let store = RedbStore::open(&path).unwrap();
+    assert!(matches!(block_on(store.insert(&rival(1), now())).unwrap(), Inserted::Exists(_)));
+    assert_eq!(block_on(store.update(&complete(1, "done"), now())).unwrap(), Updated::Applied);
+    assert_eq!(block_on(store.update(&change(2, Change::Release), now())).unwrap(), Updated::Applied);
+    let scanned = block_on(store.scan(None, 10)).unwrap().records;
+    let settled: Vec<_> = scanned.iter().map(|(id, record)| (*id, record.state.is_settled())).collect();
+    assert_eq!(settled, [(id(0), true), (id(1), true), (id(3), false)]);
+    drop(store);
+    // It is of the later version from now on, and what runs has its own table once it is written.
+    let store = RedbStore::open(&path).unwrap();
+    let renew = Change::Renew { lease: HOUR, retention: HOUR };
+    assert_eq!(block_on(store.update(&change(3, renew), now())).unwrap(), Updated::Applied);
+    drop(store);
+    let database = redb::Database::open(&path).unwrap();
+    let txn = redb::ReadableDatabase::begin_read(&database).unwrap();
+    let ids = |table: redb::TableDefinition<&[u8; 32], &[u8]>| -> Vec<[u8; 32]> {
+        let records = txn.open_table(table).unwrap();
+        records.iter().unwrap().map(|record| *record.unwrap().0.value()).collect()
+    };
+    assert_eq!(ids(RUNNING), [*id(3).as_bytes()]);
+    assert_eq!(ids(SETTLED), [*id(0).as_bytes(), *id(1).as_bytes()]);
+    drop((txn, database));
+    let store = RedbStore::open(&path).unwrap();
+    assert_eq!(block_on(store.prune(now() + 9 * HOUR, 10)).unwrap(), Pruned { deleted: 3, more: false });
 }
 
 #[test]
@@ -49,7 +99,7 @@ fn a_record_that_is_damaged_is_an_error_of_its_own() {
     let database = redb::Database::open(&path).unwrap();
     let txn = database.begin_write().unwrap();
     {
-        let mut records = txn.open_table(crate::tables::RECORDS).unwrap();
+        let mut records = txn.open_table(RUNNING).unwrap();
         let mut value = records.get(id(1).as_bytes()).unwrap().unwrap().value().to_vec();
         *value.last_mut().unwrap() ^= 1;
         records.insert(id(1).as_bytes(), &value[..]).unwrap();
