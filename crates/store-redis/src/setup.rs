@@ -115,12 +115,12 @@ fn verify_info(info: &str, durability: Durability) -> Result<(), StoreError> {
 /// Looks again whether the servers are as they must be: whenever the subscription was lost, since behind the address there may
 /// be another server by then, and from time to time. As long as they are not, nothing is written.
 #[derive(Default)]
-pub(crate) struct Vigil {
+pub(crate) struct Inspection {
     wrong: Arc<RwLock<Option<StoreError>>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Vigil {
+impl Inspection {
     /// Anew if it was begun before.
     pub(crate) fn begin(
         &self,
@@ -151,7 +151,7 @@ impl Vigil {
     }
 }
 
-impl Drop for Vigil {
+impl Drop for Inspection {
     fn drop(&mut self) {
         self.stop();
     }

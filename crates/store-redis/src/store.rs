@@ -18,7 +18,7 @@ use crate::{
     link::Link,
     push::Push,
     scripts::{INSERT, LOOKUP, MARK, RESTORE, UPDATE, WATCH, millis},
-    setup::{self, Vigil},
+    setup::{self, Inspection},
     slots::Node,
     updates,
     value::{self, Left},
@@ -43,7 +43,7 @@ pub struct RedisStore {
     config: RedisConfig,
     link: Arc<Link>,
     push: Push,
-    vigil: Vigil,
+    inspection: Inspection,
     channel: Arc<[u8]>,
     callers: CallersClock,
 }
@@ -64,8 +64,8 @@ impl RedisStore {
         let channel: Arc<[u8]> = format!("{}settled", config.prefix).into_bytes().into();
         let link = Arc::new(Link::new(&config, clients[0].clone())?);
         let push = Push::start(clients, channel.clone());
-        let (vigil, callers) = (Vigil::default(), CallersClock::new());
-        Ok(Self { config, link, push, vigil, channel, callers })
+        let (inspection, callers) = (Inspection::default(), CallersClock::new());
+        Ok(Self { config, link, push, inspection, channel, callers })
     }
 
     pub(crate) fn key(&self, id: &RequestId) -> Vec<u8> {
@@ -157,7 +157,7 @@ impl RedisStore {
     /// Whether the server is what it must be, when it was last looked at.
     pub(crate) fn may_write(&self, now: OffsetDateTime) -> Result<(), StoreError> {
         self.callers.note(now);
-        self.vigil.verdict()
+        self.inspection.verdict()
     }
 
     /// Where settled ids are told of.
@@ -284,7 +284,7 @@ impl Store for RedisStore {
                 error => tracing::warn!(?error, "nobody tells of settled ids yet"),
             }
         }
-        self.vigil.begin(self.link.clone(), self.config.durability, self.push.is_subscribed());
+        self.inspection.begin(self.link.clone(), self.config.durability, self.push.is_subscribed());
         Ok(())
     }
 
@@ -385,7 +385,7 @@ impl Store for RedisStore {
         record: &Record,
         now: OffsetDateTime,
     ) -> Result<Restored, StoreError> {
-        self.vigil.verdict()?;
+        self.inspection.verdict()?;
         let deadline = self.link.deadline();
         let (value, left) = value::record(record, now);
         let args: [&[u8]; 2] = [&value, &left.to_string().into_bytes()];
@@ -427,7 +427,7 @@ impl Store for RedisStore {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.push.stop();
-        self.vigil.stop();
+        self.inspection.stop();
         Ok(())
     }
 }
