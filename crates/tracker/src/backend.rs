@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use actix::{MailboxError, Recipient, dev::RecipientRequest};
+use actix::{MailboxError, dev::RecipientRequest};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use idempotency_core::{
     Capabilities, RequestId, SecretCheck, Setup, Store, StoreCommand, StoreError, StoreErrorKind, StoreReply,
@@ -25,8 +25,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Span;
 
 use crate::{
-    StoreBatch, gate::MAX_BATCH, hints::Hints, meters::Meters, request_tracker::outcome,
-    store_actor::StoreReplies,
+    StoreBatch,
+    gate::MAX_BATCH,
+    hints::Hints,
+    meters::Meters,
+    request_tracker::outcome,
+    store_actor::{Child, StoreReplies},
 };
 
 /// Starts a backend actor on the same store as the one before.
@@ -35,7 +39,7 @@ pub(crate) type StartBackend = Arc<dyn Start>;
 /// What is behind a backend actor.
 pub(crate) trait Start: Send + Sync {
     /// An actor on it.
-    fn start(&self) -> Recipient<StoreBatch>;
+    fn start(&self) -> Child;
 
     /// The store itself, to be read through by another one.
     fn store(&self) -> Arc<dyn Store>;
@@ -93,8 +97,8 @@ pub(crate) struct Backend {
 
 enum State {
     /// Its `setup` is under way.
-    SettingUp(Recipient<StoreBatch>, Pin<Box<RecipientRequest<StoreBatch>>>),
-    Up(Recipient<StoreBatch>),
+    SettingUp(Child, Pin<Box<RecipientRequest<StoreBatch>>>),
+    Up(Child),
     /// It failed, and is replaced at this time.
     Down(Pin<Box<Sleep>>),
     /// No more calls.
@@ -182,7 +186,7 @@ impl Backend {
         &mut self,
         start: &StartBackend,
         under_way: impl Iterator<Item = RequestId>,
-    ) -> Option<(Recipient<StoreBatch>, Recipient<StoreBatch>)> {
+    ) -> Option<(Child, Child)> {
         let State::Up(old) = &self.state else { return None };
         self.noted = Some(under_way.collect());
         Some((old.clone(), start.start()))
@@ -211,7 +215,7 @@ impl Backend {
     pub(crate) fn flip(
         &mut self,
         start: StartBackend,
-        new: Recipient<StoreBatch>,
+        new: Child,
         capabilities: Capabilities,
     ) -> StartBackend {
         let old = mem::replace(&mut self.start, start);
@@ -246,39 +250,47 @@ impl Backend {
         }
     }
 
-    /// Sends what waits, if there is somebody to send it to. True if [`poll`](Self::poll) has something new to poll.
-    pub(crate) fn send(&mut self, now: OffsetDateTime) -> bool {
+    /// Sends what waits, if there is somebody to send it to; what a store answers at once has returned by then. True if
+    /// [`poll`](Self::poll) has something new to poll.
+    pub(crate) fn send(
+        &mut self,
+        now: OffsetDateTime,
+        meters: &Meters,
+        returned: &mut Vec<Returned>,
+    ) -> bool {
         // Once: from then on its timer wakes us.
-        let rests = mem::take(&mut self.rest_begins);
-        let State::Up(recipient) = &self.state else { return rests };
-        if self.calls.is_empty() || self.held {
-            return rests;
-        }
-        if !recipient.connected() {
-            self.failed("its mailbox is closed", now);
-            return true;
-        }
+        let mut to_poll = mem::take(&mut self.rest_begins);
         // Where commands are answered one by one, each travels alone: a slow key must not delay another.
         let together = self.capabilities.batches > 0 || self.capabilities.immediate;
-        while !self.calls.is_empty() {
+        while let State::Up(child) = &self.state
+            && !self.calls.is_empty()
+            && !self.held
+        {
+            if !child.is_alive() {
+                self.failed("it died", now);
+                return true;
+            }
             let most = if together { self.calls.len().min(MAX_BATCH) } else { 1 };
             let (calls, commands): (Vec<_>, Vec<_>) = self.calls.drain(..most).map(Queued::sent).collect();
             if let Some(noted) = &mut self.noted {
                 noted.extend(commands.iter().filter_map(StoreCommand::id));
             }
-            let request = recipient.send(StoreBatch { commands, now });
+            let sent = Sent { calls, at: Instant::now(), restarts: self.restarts };
+            let batch = StoreBatch { commands, now };
+            if let Some(store) = &child.at_once {
+                let replies = store.run_at_once(&batch);
+                to_poll |= store.has_panicked();
+                self.take_back(sent, Ok(replies), now, meters, returned);
+                to_poll |= self.change.is_some();
+                continue;
+            }
             // The actor bounds its calls; this bound is for a store that blocks its thread, and for an actor that
-            // does not answer. One that answers at once has no time to run out of.
-            let request = match self.capabilities.immediate {
-                true => Box::pin(request),
-                false => Box::pin(request.timeout(self.store_limit * 3)),
-            };
-            self.under_way.push(UnderWay {
-                sent: Sent { calls, at: Instant::now(), restarts: self.restarts },
-                request,
-            });
+            // does not answer.
+            let request = Box::pin(child.recipient.send(batch).timeout(self.store_limit * 3));
+            self.under_way.push(UnderWay { sent, request });
+            to_poll = true;
         }
-        true
+        to_poll
     }
 
     /// Takes in what came back, and replaces a backend that died. Wakes the task when there is more.
@@ -297,25 +309,39 @@ impl Backend {
             self.calls.push_back(Queued { call, command, since, span });
         }
         while let Poll::Ready(Some((sent, replies))) = self.under_way.poll_next_unpin(cx) {
-            let took = sent.at.elapsed();
-            let replies = self.replies(sent.calls.len(), replies, sent.restarts, now);
-            let resent = replies.resent;
-            for (SentCall { call, name, span }, reply) in sent.calls.into_iter().zip(replies) {
-                meters.call(name, took);
-                span.record("outcome", outcome(&reply));
-                returned.push(Returned { call, reply, resent });
-            }
+            self.take_back(sent, replies, now, meters, returned);
         }
         self.poll_state(now, cx, returned)
     }
 
+    fn take_back(
+        &mut self,
+        sent: Sent,
+        replies: Result<StoreReplies, MailboxError>,
+        now: OffsetDateTime,
+        meters: &Meters,
+        returned: &mut Vec<Returned>,
+    ) {
+        let took = sent.at.elapsed();
+        let replies = self.replies(sent.calls.len(), replies, sent.restarts, now);
+        let resent = replies.resent;
+        for (SentCall { call, name, span }, reply) in sent.calls.into_iter().zip(replies) {
+            meters.call(name, took);
+            span.record("outcome", outcome(&reply));
+            returned.push(Returned { call, reply, resent });
+        }
+    }
+
     /// Sends the last command, if need be to an actor that is started for it. Nothing is sent after it.
     pub(crate) fn close(&mut self, now: OffsetDateTime) -> RecipientRequest<StoreBatch> {
-        let recipient = match mem::replace(&mut self.state, State::Closed) {
-            State::Up(recipient) | State::SettingUp(recipient, _) if recipient.connected() => recipient,
+        let child = match mem::replace(&mut self.state, State::Closed) {
+            State::Up(child) | State::SettingUp(child, _) if child.is_alive() => child,
             _ => self.start.start(),
         };
-        recipient.send(StoreBatch { commands: vec![StoreCommand::Close], now }).timeout(self.store_limit * 2)
+        child
+            .recipient
+            .send(StoreBatch { commands: vec![StoreCommand::Close], now })
+            .timeout(self.store_limit * 2)
     }
 
     /// As many as there were calls, whatever came back.
@@ -343,8 +369,8 @@ impl Backend {
             }
             // Nobody knows whether it ran.
             Err(MailboxError::Closed) => {
-                if let State::Up(recipient) = &self.state
-                    && !recipient.connected()
+                if let State::Up(child) = &self.state
+                    && !child.is_alive()
                 {
                     self.failed("it died", now);
                 }

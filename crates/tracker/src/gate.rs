@@ -49,6 +49,15 @@ pub(crate) struct Gate<S> {
     waiting: Mutex<Waiting>,
 }
 
+/// A store that never waits.
+pub(crate) trait AtOnce: Send + Sync {
+    /// On the tracker's thread.
+    fn run_at_once(&self, batch: &StoreBatch) -> StoreReplies;
+
+    /// A call has panicked, and the actor ends.
+    fn has_panicked(&self) -> bool;
+}
+
 /// What a store answers.
 type Replies = Vec<Result<StoreReply, StoreError>>;
 
@@ -90,10 +99,6 @@ impl<S: Store> Gate<S> {
         self.capabilities.immediate
     }
 
-    pub(crate) fn has_panicked(&self) -> bool {
-        self.panicked.load(Ordering::Relaxed)
-    }
-
     /// Queues a batch and, if fewer tasks run than may, starts one that works the queue off.
     pub(crate) fn submit(self: Arc<Self>, batch: StoreBatch, reply: oneshot::Sender<StoreReplies>) {
         let at_once = match self.capabilities.batches {
@@ -109,15 +114,6 @@ impl<S: Store> Gate<S> {
             let worker = Worker { gate: self.clone(), retired: false };
             drop(self.runtime.spawn(worker.work_off()));
         }
-    }
-
-    /// On the tracker's thread, for a store that never waits.
-    pub(crate) fn run_at_once(&self, batch: &StoreBatch) -> StoreReplies {
-        self.run(&batch.commands, batch.now).now_or_never().unwrap_or_else(|| {
-            let message = "the store says that it answers at once, and did not";
-            let error = StoreError::new(StoreErrorKind::Misconfigured, message);
-            batch.commands.iter().map(|_| Err(error.clone())).collect()
-        })
     }
 
     /// The next batch and who waits for how many of its answers.
@@ -232,6 +228,20 @@ impl<S: Store> Gate<S> {
                 Err(StoreError::new(StoreErrorKind::TimedOut, message))
             }
         }
+    }
+}
+
+impl<S: Store> AtOnce for Gate<S> {
+    fn run_at_once(&self, batch: &StoreBatch) -> StoreReplies {
+        self.run(&batch.commands, batch.now).now_or_never().unwrap_or_else(|| {
+            let message = "the store says that it answers at once, and did not";
+            let error = StoreError::new(StoreErrorKind::Misconfigured, message);
+            batch.commands.iter().map(|_| Err(error.clone())).collect()
+        })
+    }
+
+    fn has_panicked(&self) -> bool {
+        self.panicked.load(Ordering::Relaxed)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, Addr, Recipient, System};
+use actix::{Actor, Addr, System};
 use idempotency_core::Store;
 use tokio::{
     runtime::{self, Runtime},
@@ -15,11 +15,11 @@ use tokio::{
 };
 
 use crate::{
-    Error, ErrorKind, RequestTracker, StoreBatch,
+    Error, ErrorKind, RequestTracker,
     backend::{Start, StartBackend},
     estate::SharedEstate,
     request_tracker::Parts,
-    store_actor::StoreActor,
+    store_actor::{Child, StoreActor},
 };
 
 /// Which thread the tracker's actors live on.
@@ -191,9 +191,9 @@ struct OnStore<S> {
 }
 
 impl<S: Store> Start for OnStore<S> {
-    fn start(&self) -> Recipient<StoreBatch> {
+    fn start(&self) -> Child {
         let ended = self.alive.subscribe();
-        StoreActor::start(self.store.clone(), self.limit, self.runtime.clone(), ended).recipient()
+        StoreActor::start(self.store.clone(), self.limit, self.runtime.clone(), ended)
     }
 
     fn store(&self) -> Arc<dyn Store> {

@@ -264,8 +264,14 @@ impl RequestTracker {
         self.engine.handle(now, event, &mut self.commands);
     }
 
-    /// Does what the engine decided. True if calls went to the store, whose answers must be polled for.
-    fn carry_out(&mut self, ctx: &mut Context<Self>, now: OffsetDateTime) -> bool {
+    /// Does what the engine decided. True if calls went to the store, whose answers must be polled for; those that it gave at
+    /// once have returned.
+    fn carry_out(
+        &mut self,
+        ctx: &mut Context<Self>,
+        now: OffsetDateTime,
+        returned: &mut Vec<Returned>,
+    ) -> bool {
         let mut commands = mem::take(&mut self.commands);
         let since = Instant::now();
         for command in commands.drain(..) {
@@ -319,7 +325,7 @@ impl RequestTracker {
         }
         estate.restarts = self.backend.restarts();
         drop(estate);
-        self.backend.send(now)
+        self.backend.send(now, &self.meters, returned)
     }
 
     fn measure(&self) {

@@ -1,6 +1,6 @@
 use std::{fmt, ops::Deref, sync::Arc, time::Duration, vec};
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, dev::MessageResponse};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient, dev::MessageResponse};
 use idempotency_core::{Store, StoreCommand, StoreError, StoreReply};
 use time::OffsetDateTime;
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-use crate::gate::Gate;
+use crate::gate::{AtOnce, Gate};
 
 /// The answers to a [`StoreBatch`]: one for each command, in their order. They are collected from these.
 ///
@@ -100,6 +100,21 @@ pub struct StoreBatch {
     pub now: OffsetDateTime,
 }
 
+/// A backend actor, and the way to its store.
+#[derive(Clone)]
+pub(crate) struct Child {
+    pub(crate) recipient: Recipient<StoreBatch>,
+    /// If the store never waits: its calls need not travel through the mailbox of an actor on the same thread.
+    pub(crate) at_once: Option<Arc<dyn AtOnce>>,
+}
+
+impl Child {
+    /// Calls can reach it.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.recipient.connected() && !self.at_once.as_ref().is_some_and(|store| store.has_panicked())
+    }
+}
+
 /// The child of the tracker that a [`Store`] lives behind: gathers what waits into batches where the store says that
 /// it batches, bounds the time of every call and how many run at once, and dies of a panic in the store, so that the
 /// tracker replaces it and sets the store up anew.
@@ -114,11 +129,17 @@ impl<S: Store> StoreActor<S> {
         limit: Duration,
         runtime: runtime::Handle,
         ended: watch::Receiver<()>,
-    ) -> Addr<Self> {
-        Self::create(|ctx| {
+    ) -> Child {
+        let mut at_once: Option<Arc<dyn AtOnce>> = None;
+        let addr = Self::create(|ctx| {
             let panicked = ctx.address().downgrade().recipient();
-            Self { gate: Arc::new(Gate::new(store, limit, runtime, ended, panicked)) }
-        })
+            let gate = Arc::new(Gate::new(store, limit, runtime, ended, panicked));
+            if gate.is_immediate() {
+                at_once = Some(gate.clone());
+            }
+            Self { gate }
+        });
+        Child { recipient: addr.recipient(), at_once }
     }
 }
 

@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use actix::Recipient;
 use idempotency_core::{
     Capabilities, Change, Claim, Clock, Inserted, Record, RequestId, Restored, SecretCheck, Setup, Store,
     StoreCommand, StoreError, StoreErrorKind, StoreReply, Survives, Update,
@@ -30,6 +29,7 @@ use crate::{
     Error, ErrorKind, StoreBatch, StoreReplies,
     backend::StartBackend,
     inbox::{Inbox, Input, Reply},
+    store_actor::Child,
 };
 
 pub(crate) use self::new_backend::NewBackend;
@@ -58,12 +58,7 @@ pub(crate) enum Step {
     /// Holds calls. Answered when none is under way any more.
     Hold { reply: Reply<Held> },
     /// The new backend from now on; answered with what starts the old one, which must live as long as it is spoken to.
-    Flip {
-        start: StartBackend,
-        new: Recipient<StoreBatch>,
-        capabilities: Capabilities,
-        reply: Reply<StartBackend>,
-    },
+    Flip { start: StartBackend, new: Child, capabilities: Capabilities, reply: Reply<StartBackend> },
     /// On with the old one.
     Resume,
 }
@@ -83,9 +78,9 @@ impl fmt::Debug for Step {
 
 /// Both backends, and where the number of copied records is shown.
 pub(crate) struct Begun {
-    pub(crate) old: Recipient<StoreBatch>,
+    pub(crate) old: Child,
     pub(crate) old_capabilities: Capabilities,
-    pub(crate) new: Recipient<StoreBatch>,
+    pub(crate) new: Child,
     pub(crate) copied: Arc<AtomicUsize>,
 }
 
@@ -278,7 +273,7 @@ impl Swap {
     }
 
     /// Whether a start on it is refused from now on.
-    async fn retire(&self, old: &Recipient<StoreBatch>) -> bool {
+    async fn retire(&self, old: &Child) -> bool {
         let retire = self.ask(old, vec![StoreCommand::Retire { to: self.policy.to.clone() }]);
         let replies = timeout(self.longest_pause, retire).await;
         replies.is_ok_and(|replies| replies.is_ok_and(|replies| replies.iter().all(Result::is_ok)))
@@ -383,7 +378,7 @@ impl Swap {
     }
 
     /// Claims that live on in the other store.
-    async fn release(&self, aside: &Recipient<StoreBatch>, claims: &[Update]) {
+    async fn release(&self, aside: &Child, claims: &[Update]) {
         for claims in claims.chunks(CARRIED) {
             let releases = claims.iter().map(|claim| StoreCommand::Update(claim.clone().into())).collect();
             if let Err(error) = self.ask(aside, releases).await {
@@ -395,7 +390,7 @@ impl Swap {
     /// Sends in pages, and fails with the first that fails.
     async fn all(
         &self,
-        backend: &Recipient<StoreBatch>,
+        backend: &Child,
         commands: Vec<StoreCommand>,
         reason: &'static str,
     ) -> Result<Vec<StoreReply>, Error> {
@@ -412,16 +407,12 @@ impl Swap {
         Ok(replies)
     }
 
-    async fn ask(
-        &self,
-        backend: &Recipient<StoreBatch>,
-        commands: Vec<StoreCommand>,
-    ) -> Result<StoreReplies, Error> {
+    async fn ask(&self, backend: &Child, commands: Vec<StoreCommand>) -> Result<StoreReplies, Error> {
         if commands.is_empty() {
             return Ok(StoreReplies::from(Vec::new()));
         }
         let count = commands.len();
-        let sent = backend.send(StoreBatch { commands, now: self.clock.now() });
+        let sent = backend.recipient.send(StoreBatch { commands, now: self.clock.now() });
         match timeout(self.store_limit * 4, sent).await {
             Ok(Ok(replies)) if replies.len() == count => Ok(replies),
             Ok(_) => Err(Error::not_swapped("a backend actor died")),

@@ -37,8 +37,8 @@ impl Backend {
         loop {
             match &mut self.state {
                 State::Closed => return None,
-                State::Up(recipient) => {
-                    if !recipient.connected() {
+                State::Up(child) => {
+                    if !child.is_alive() {
                         self.failed("it died", now);
                         continue;
                     }
@@ -83,19 +83,19 @@ impl Backend {
     }
 
     pub(super) fn set_up(&mut self, now: OffsetDateTime) {
-        let recipient = self.start.start();
+        let child = self.start.start();
         let setup = StoreCommand::Setup(Setup::new(self.secret_check, now));
-        let request = recipient.send(StoreBatch { commands: vec![setup], now });
+        let request = child.recipient.send(StoreBatch { commands: vec![setup], now });
         let request = Box::pin(request.timeout(self.store_limit * 2));
-        self.state = State::SettingUp(recipient, request);
+        self.state = State::SettingUp(child, request);
     }
 
     fn is_set_up(&mut self) {
-        if let State::SettingUp(recipient, _) = mem::replace(&mut self.state, State::Closed) {
+        if let State::SettingUp(child, _) = mem::replace(&mut self.state, State::Closed) {
             if self.restarts > 0 {
                 tracing::info!(restarts = self.restarts, "the backend is back");
             }
-            self.state = State::Up(recipient);
+            self.state = State::Up(child);
             self.refuses = false;
             self.close_breaker();
             self.hints.listen_once_to(&*self.start.store());

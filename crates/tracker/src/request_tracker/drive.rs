@@ -17,6 +17,10 @@ use crate::backend::Returned;
 /// How many inputs are taken in before the commands they lead to go out together.
 const INPUTS_A_ROUND: usize = 256;
 
+/// How often the answers of a store that never waits are carried out in the same round: a claim takes one, and one who waits for
+/// it another.
+const AT_ONCE: usize = 4;
+
 /// What the actor does whenever it is woken: takes in what has come, lets the engine decide, carries it out.
 ///
 /// One future for everything, since every future in an actor's context is polled at each wake.
@@ -69,7 +73,17 @@ impl ActorFuture<RequestTracker> for Drive {
             let entropy = actor.random.next_u64();
             actor.decide(now, Event::Deadline { entropy });
         }
-        let sent = actor.carry_out(ctx, now);
+        let mut sent = actor.carry_out(ctx, now, &mut this.returned);
+        for _ in 0..AT_ONCE {
+            if this.returned.is_empty() {
+                break;
+            }
+            for returned in this.returned.drain(..) {
+                actor.returned(now, returned);
+            }
+            sent |= actor.carry_out(ctx, now, &mut this.returned);
+        }
+        sent |= !this.returned.is_empty();
         actor.measure();
 
         let worked = this.arm(actor, now, task) || sent || worked;

@@ -9,6 +9,7 @@ use crate::{
     ActorStore, ReadThrough, StoreBatch,
     backend::{Start, StartBackend},
     host::backends,
+    store_actor::Child,
 };
 
 /// A backend that a tracker may move to.
@@ -55,8 +56,8 @@ struct Foreign {
 }
 
 impl Start for Foreign {
-    fn start(&self) -> Recipient<StoreBatch> {
-        self.recipient.clone()
+    fn start(&self) -> Child {
+        Child { recipient: self.recipient.clone(), at_once: None }
     }
 
     fn store(&self) -> Arc<dyn Store> {
