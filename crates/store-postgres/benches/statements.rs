@@ -184,8 +184,7 @@ async fn with_many_rows(postgres: &Postgres, quick: bool) -> bool {
         postgres.sql(&format!(
             "INSERT INTO idempotency.{table} SELECT sha256(n::text::bytea), decode(repeat('ff', 16), 'hex'), 'completed', \
              now(), now() + n * interval '1 ms' + interval '1 day', NULL, false, decode(repeat('00', 33), 'hex'), \
-             sha256(''), '', decode(repeat('07', 256), 'hex'), now() + n * interval '1 ms' + interval '1 day' \
-             FROM generate_series(1, {rows}) n"
+             sha256(''), '', decode(repeat('07', 256), 'hex') FROM generate_series(1, {rows}) n"
         ));
         postgres.sql(&format!("VACUUM ANALYZE idempotency.{table}"));
         Gathered::start(512, 2, of_store(&store))

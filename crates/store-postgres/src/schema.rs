@@ -13,7 +13,7 @@ use crate::{
 const MAJOR: u32 = 1;
 
 /// The steps to its newest state.
-const STEPS: &[&str] = &[include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
+const STEPS: &[&str] = &[include_str!("migrations/1.sql")];
 
 /// Makes and changes the tables, one node at a time.
 pub(crate) async fn migrate(

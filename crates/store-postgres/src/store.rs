@@ -52,9 +52,6 @@ pub(crate) struct Inner {
     pub(crate) callers: CallersClock,
 }
 
-/// How often a prune goes on over records that were only noted too early.
-const STEPS: usize = 64;
-
 impl PostgresStore {
     /// Connects when it is first used.
     ///
@@ -107,24 +104,6 @@ impl PostgresStore {
         let moved = value("moved").await?.map(|to| String::from_utf8_lossy(&to).into_owned());
         Ok((secret, moved))
     }
-
-    async fn prune_step(&self, limit: usize) -> Result<Pruned, StoreError> {
-        let (limit, statements) = (i64::try_from(limit).unwrap_or(i64::MAX), &self.inner.statements);
-        let counted = self.inner.steps.step(|connection: Arc<Object>| {
-            let statements = statements.clone();
-            async move {
-                let statement = connection
-                    .prepare_typed_cached(&statements.prune, &[Type::INT8])
-                    .await
-                    .map_err(store_error)?;
-                let row = connection.query_one(&statement, &[&limit]).await.map_err(store_error)?;
-                let count = |of| row.try_get::<_, i64>(of).map_err(store_error);
-                Ok((count(0)?, count(1)?))
-            }
-        });
-        let (deleted, looked_at) = counted.await?;
-        Ok(Pruned { deleted: deleted as usize, more: looked_at == limit && limit > 0 })
-    }
 }
 
 #[async_trait]
@@ -168,14 +147,19 @@ impl Store for PostgresStore {
     }
 
     async fn prune(&self, _: OffsetDateTime, limit: usize) -> Result<Pruned, StoreError> {
-        let mut pruned = Pruned::default();
-        for _ in 0..STEPS {
-            pruned = self.prune_step(limit).await?;
-            if pruned.deleted > 0 || !pruned.more {
-                break;
+        let (limit, statements) = (i64::try_from(limit).unwrap_or(i64::MAX), &self.inner.statements);
+        let deleted = self.inner.steps.step(|connection: Arc<Object>| {
+            let statements = statements.clone();
+            async move {
+                let statement = connection
+                    .prepare_typed_cached(&statements.prune, &[Type::INT8])
+                    .await
+                    .map_err(store_error)?;
+                connection.execute(&statement, &[&limit]).await.map_err(store_error)
             }
-        }
-        Ok(pruned)
+        });
+        let deleted = deleted.await? as usize;
+        Ok(Pruned { deleted, more: deleted as i64 == limit && limit > 0 })
     }
 
     async fn apply(

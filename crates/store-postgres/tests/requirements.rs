@@ -66,58 +66,9 @@ fn tables_of_a_later_version_are_refused_and_those_of_a_later_step_are_not() {
         assert_eq!(store.insert(&claim(1), now()).await.unwrap(), Inserted::Claimed);
         version("nonsense");
         refused(config(), StoreErrorKind::Corrupt, "version").await;
-        version("1.2");
+        version("1.1");
         SERVER.sql("ALTER TABLE idempotency.versions SET UNLOGGED");
         refused(config(), StoreErrorKind::Misconfigured, "is unlogged").await;
-    });
-}
-
-#[test]
-fn tables_of_the_first_step_are_extended_and_what_is_in_them_is_pruned_at_its_time() {
-    run(async {
-        let config = || PostgresConfig::new(SERVER.url()).table("extended");
-        let store = set_up(config()).await.unwrap();
-        for number in 0..20 {
-            store.insert(&claim(number), now()).await.unwrap();
-        }
-        SERVER.sql(
-            "ALTER TABLE idempotency.extended DROP COLUMN look_at; \
-             CREATE INDEX ON idempotency.extended (expires_at); \
-             UPDATE idempotency.extended_about SET value = '1.1' WHERE name = 'version'; \
-             UPDATE idempotency.extended SET lease_until = now() - interval '2 s', expires_at = now() - interval '1 s' \
-             WHERE id IN (SELECT id FROM idempotency.extended LIMIT 10)",
-        );
-        let store = set_up(config()).await.unwrap();
-        let mut deleted = 0;
-        loop {
-            let pruned = store.prune(now(), 3).await.unwrap();
-            deleted += pruned.deleted;
-            if !pruned.more {
-                break;
-            }
-        }
-        assert_eq!(deleted, 10);
-        let noted = "SELECT count(*) FROM idempotency.extended WHERE look_at = expires_at";
-        assert_eq!(SERVER.sql(noted), "10");
-        let indexes = "SELECT string_agg(indexdef, ' ') FROM pg_indexes WHERE tablename = 'extended'";
-        assert!(!SERVER.sql(indexes).contains("expires_at"));
-    });
-}
-
-/// A settle writes nothing into an index, where its page has room; and what it leaves is not looked at later than it expires.
-#[test]
-fn a_result_stays_in_the_page_of_its_claim() {
-    run(async {
-        let store = set_up(PostgresConfig::new(SERVER.url()).table("stays")).await.unwrap();
-        for number in 0..100 {
-            store.insert(&claim(number), now()).await.unwrap();
-            assert_eq!(store.update(&complete(number, "done"), now()).await.unwrap(), Updated::Applied);
-        }
-        let stayed = "SELECT n_tup_upd = 100 AND n_tup_hot_upd > 90 FROM pg_stat_user_tables \
-            WHERE relid = 'idempotency.stays'::regclass";
-        until("the server has counted", async || SERVER.sql(stayed) == "t").await;
-        let late = "SELECT count(*) FROM idempotency.stays WHERE look_at > expires_at";
-        assert_eq!(SERVER.sql(late), "0");
     });
 }
 

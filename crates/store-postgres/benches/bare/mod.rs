@@ -102,12 +102,7 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) async fn open(postgres: &Postgres, connections: usize, len: usize) -> Self {
-        // By the index that comes to mind.
-        postgres.sql(
-            "CREATE TABLE IF NOT EXISTS bare (LIKE idempotency.records INCLUDING ALL); \
-            ALTER TABLE bare DROP COLUMN IF EXISTS look_at; \
-            CREATE INDEX IF NOT EXISTS bare_expires_at ON bare (expires_at)",
-        );
+        postgres.sql("CREATE TABLE IF NOT EXISTS bare (LIKE idempotency.records INCLUDING ALL)");
         let insert = "INSERT INTO bare (id, owner, state, claimed_at, lease_until, expires_at, fingerprint, meta) \
             SELECT id, owner, 'processing', now(), now() + '15 s', now() + '1 day', fingerprint, '' \
             FROM unnest($1::bytea[], $2::bytea[], $3::bytea[]) AS c (id, owner, fingerprint) ORDER BY id \

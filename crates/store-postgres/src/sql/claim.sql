@@ -14,9 +14,9 @@ free AS MATERIALIZED (
     SELECT *, pg_try_advisory_xact_lock_shared(lock) AS is_free FROM seen WHERE NOT stands
 ),
 claimed AS (
-    INSERT INTO {records} AS r (id, owner, state, claimed_at, lease_until, expires_at, look_at, fingerprint, meta)
+    INSERT INTO {records} AS r (id, owner, state, claimed_at, lease_until, expires_at, fingerprint, meta)
     SELECT of_id, me, 'processing', now, now + lease * interval '1 microsecond',
-        now + (lease + retention) * interval '1 microsecond', now + retention * interval '1 microsecond', my_fingerprint, my_meta
+        now + (lease + retention) * interval '1 microsecond', my_fingerprint, my_meta
     FROM free WHERE is_free ORDER BY of_id
     ON CONFLICT (id) DO UPDATE SET
         owner = excluded.owner,
@@ -31,8 +31,7 @@ claimed AS (
         lease_until = CASE WHEN r.expires_at > excluded.claimed_at THEN greatest(r.lease_until, excluded.lease_until)
             ELSE excluded.lease_until END,
         expires_at = CASE WHEN r.expires_at > excluded.claimed_at THEN greatest(r.lease_until, excluded.lease_until)
-            + (excluded.expires_at - excluded.lease_until) ELSE excluded.expires_at END,
-        look_at = least(r.look_at, excluded.look_at)
+            + (excluded.expires_at - excluded.lease_until) ELSE excluded.expires_at END
     WHERE r.expires_at <= excluded.claimed_at OR (r.owner = excluded.owner AND r.state = 'processing')
     RETURNING r.id
 )

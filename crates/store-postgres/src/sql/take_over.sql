@@ -8,8 +8,7 @@ UPDATE {records} r SET
     claimed_at = t.now,
     meta = $4,
     lease_until = t.now + $5::int8 * interval '1 microsecond',
-    expires_at = t.now + ($5::int8 + $6::int8) * interval '1 microsecond',
-    look_at = least(r.look_at, t.now + $6::int8 * interval '1 microsecond')
+    expires_at = t.now + ($5::int8 + $6::int8) * interval '1 microsecond'
 FROM t
 WHERE t.is_free AND r.id = $1 AND r.owner = $8 AND r.owner <> $2 AND r.fingerprint = $3 AND r.expires_at > t.now
     AND (r.state NOT IN ('processing', 'completed', 'not_kept') OR (r.state = 'processing' AND r.lease_until <= t.now))

@@ -33,8 +33,7 @@ changed AS (
         lease_until = CASE WHEN d.change = 'renew'
             THEN greatest(d.lease_until, d.now + d.lease * interval '1 microsecond') END,
         expires_at = d.retention * interval '1 microsecond' + CASE WHEN d.change = 'renew'
-            THEN greatest(d.lease_until, d.now + d.lease * interval '1 microsecond') ELSE d.now END,
-        look_at = least(r.look_at, d.now + d.retention * interval '1 microsecond')
+            THEN greatest(d.lease_until, d.now + d.lease * interval '1 microsecond') ELSE d.now END
     FROM decided d
     WHERE r.id = d.of_id AND d.answer = 'applied'
 )
