@@ -73,10 +73,7 @@ impl Disk {
             let opened =
                 (self.open)(self.identity.get().is_none()).map_err(|error| error::open_error(&error))?;
             let identity = self.prepare(&opened)?;
-            if *self.identity.get_or_init(|| identity) != identity {
-                let message = "another file is where the store's was";
-                return Err(StoreError::new(StoreErrorKind::Unavailable, message).not_applied());
-            }
+            self.identity.get_or_init(|| identity);
             Ok(opened)
         }));
         *database = Some(opened.unwrap_or_else(|_| Err(Failure::Panicked.error(false)))?);
@@ -95,6 +92,10 @@ impl Disk {
                 Ok(identity) => identity,
                 Err(refused) => return Ok(Err(refused)),
             };
+            if self.identity.get().is_some_and(|known| *known != identity) {
+                let message = "another file is where the store's was";
+                return Ok(Err(StoreError::new(StoreErrorKind::Unavailable, message).not_applied()));
+            }
             let wrote = tables.wrote;
             drop(tables);
             if wrote {

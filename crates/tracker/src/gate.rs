@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -198,16 +198,18 @@ impl<S: Store> Gate<S> {
                 let message = format!("{} answers to {count} commands", replies.len());
                 Err(StoreError::new(StoreErrorKind::Other, message))
             }
-            Err(_) => {
-                // The message of the panic went to the panic hook already.
-                if !self.panicked.swap(true, Ordering::Relaxed)
-                    && let Some(actor) = self.actor.upgrade()
-                {
-                    actor.do_send(Panicked);
-                }
-                Err(StoreError::new(StoreErrorKind::Panicked, "the store panicked"))
-            }
+            Err(_) => Err(self.dies()),
         }
+    }
+
+    /// Of a panic, whose message went to the panic hook already.
+    fn dies(&self) -> StoreError {
+        if !self.panicked.swap(true, Ordering::Relaxed)
+            && let Some(actor) = self.actor.upgrade()
+        {
+            actor.do_send(Panicked);
+        }
+        StoreError::new(StoreErrorKind::Panicked, "the store panicked")
     }
 
     async fn in_time<T>(&self, call: impl Future<Output = T>) -> Result<T, StoreError> {
@@ -233,11 +235,18 @@ impl<S: Store> Gate<S> {
 
 impl<S: Store> AtOnce for Gate<S> {
     fn run_at_once(&self, batch: &StoreBatch) -> StoreReplies {
-        self.run(&batch.commands, batch.now).now_or_never().unwrap_or_else(|| {
-            let message = "the store says that it answers at once, and did not";
-            let error = StoreError::new(StoreErrorKind::Misconfigured, message);
-            batch.commands.iter().map(|_| Err(error.clone())).collect()
-        })
+        // On a budget of its own: what the tracker has used up of its task's must not make the store wait.
+        let run = tokio::task::unconstrained(self.run(&batch.commands, batch.now));
+        // Once more around it: also what is dropped unfinished must not panic in the tracker.
+        let error = match catch_unwind(AssertUnwindSafe(|| run.now_or_never())) {
+            Ok(Some(replies)) => return replies,
+            Ok(None) => {
+                let message = "the store says that it answers at once, and did not";
+                StoreError::new(StoreErrorKind::Misconfigured, message)
+            }
+            Err(_) => self.dies(),
+        };
+        batch.commands.iter().map(|_| Err(error.clone())).collect()
     }
 
     fn has_panicked(&self) -> bool {

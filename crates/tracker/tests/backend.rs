@@ -217,6 +217,27 @@ fn a_backend_that_panics_is_replaced_on_the_same_store_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_store_that_says_it_answers_at_once_and_does_not_takes_nobody_along() {
+    for fault in [Fault::Hang, Fault::PanicInDrop] {
+        virtual_time(async {
+            let store = FaultyStore::new().immediate(true);
+            let tracker = spawn(store.clone()).await;
+            let running = init(&tracker, id(1)).await;
+            let mut fault = Some(fault);
+            store.plan(move |command| {
+                (command.name() == "insert" && command.id() == Some(&id(2))).then(|| fault.take())?
+            });
+            // Asked once more it answers.
+            let _ = tracker.track((id(2), payload())).await;
+            assert_eq!(running.complete("done").await.unwrap(), Settled::Stored);
+            assert_eq!(outcome(&tracker, id(1)).await, "cached b\"done\"");
+            assert_eq!(outcome(&tracker, id(3)).await, "init");
+            assert_eq!(tracker.status().await.unwrap().replaced, 0, "the tracker lives on");
+        });
+    }
+}
+
+#[test]
 fn in_a_batch_only_the_guilty_command_fails() {
     virtual_time(async {
         let store = FaultyStore::new().immediate(true);

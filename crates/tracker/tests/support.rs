@@ -41,8 +41,18 @@ pub(crate) enum Fault {
     /// Blocks its thread for this long and then succeeds.
     Block(Duration),
     Panic,
+    /// Never does anything, and panics when it is given up.
+    PanicInDrop,
     /// Refuses for good, by this kind.
     Refuse(StoreErrorKind),
+}
+
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("the store panics as planned");
+    }
 }
 
 type Plan = Box<dyn FnMut(&StoreCommand) -> Option<Fault> + Send>;
@@ -148,6 +158,10 @@ impl FaultyStore {
                 call.await
             }
             Some(Fault::Panic) => panic!("the store panics as planned"),
+            Some(Fault::PanicInDrop) => {
+                let _panics = PanicsInDrop;
+                pending().await
+            }
             Some(Fault::Refuse(kind)) => Err(StoreError::new(kind, "refused").not_applied()),
         }
     }
