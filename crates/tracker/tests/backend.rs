@@ -237,6 +237,21 @@ fn a_store_that_says_it_answers_at_once_and_does_not_takes_nobody_along() {
     }
 }
 
+/// A lock of tokio's costs one of 128, after which a task must rest.
+#[test]
+fn a_store_that_answers_at_once_is_not_stopped_by_the_budget_of_a_task() {
+    virtual_time(async {
+        let store = FaultyStore::new().immediate(true);
+        let tracker = spawn(store.clone()).await;
+        store.plan(|_| Some(Fault::Budgeted));
+        let tracks: Vec<_> = (0..300).map(|number| tracker.track((id(number), payload()))).collect();
+        for (number, track) in tracks.into_iter().enumerate() {
+            let tracked = track.await;
+            assert!(matches!(tracked, Ok(Tracked::Init(_))), "{number}: {tracked:?}");
+        }
+    });
+}
+
 #[test]
 fn in_a_batch_only_the_guilty_command_fails() {
     virtual_time(async {

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     /// Blocks its thread for this long and then succeeds.
     Block(Duration),
     Panic,
+    /// Takes one from the budget of the task that it runs in, and succeeds.
+    Budgeted,
     /// Never does anything, and panics when it is given up.
     PanicInDrop,
     /// Refuses for good, by this kind.
@@ -158,6 +160,10 @@ impl FaultyStore {
                 call.await
             }
             Some(Fault::Panic) => panic!("the store panics as planned"),
+            Some(Fault::Budgeted) => {
+                tokio::task::consume_budget().await;
+                call.await
+            }
             Some(Fault::PanicInDrop) => {
                 let _panics = PanicsInDrop;
                 pending().await

@@ -21,9 +21,18 @@ fn copy() -> SwapPolicy {
 /// Callers work on keys of their own and on shared ones, twice each, while backends are swapped and panic.
 #[test]
 fn twenty_swaps_and_twenty_panics_under_load_lose_nothing_and_run_nothing_twice() {
+    twenty_swaps_and_twenty_panics(false);
+}
+
+#[test]
+fn twenty_swaps_and_twenty_panics_of_stores_that_never_wait_lose_nothing_and_run_nothing_twice() {
+    twenty_swaps_and_twenty_panics(true);
+}
+
+fn twenty_swaps_and_twenty_panics(immediate: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = FaultyStore::new();
+        let store = FaultyStore::new().immediate(immediate);
         let tracker = Tracker::builder(store.clone()).spawn().await.unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let runs = Arc::new(Mutex::new(HashMap::<u64, usize>::new()));
@@ -74,7 +83,7 @@ fn twenty_swaps_and_twenty_panics_under_load_lose_nothing_and_run_nothing_twice(
                 }
                 continue;
             }
-            let new = FaultyStore::new();
+            let new = FaultyStore::new().immediate(immediate);
             // A panic may be in its way; then nothing has changed and it is tried again.
             let mut attempts = 0;
             let report = loop {

@@ -26,16 +26,25 @@ fn a_file_that_cannot_be_used_is_a_clear_error_and_is_left_as_it_is() {
     assert!(fs::read_to_string(&text).unwrap().starts_with("this is not a database"));
 }
 
+const META: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
+
+/// Changes a file behind the store's back.
+fn edit(path: &std::path::Path, change: impl FnOnce(&redb::WriteTransaction)) {
+    let database = redb::Database::open(path).unwrap();
+    let txn = database.begin_write().unwrap();
+    change(&txn);
+    txn.commit().unwrap();
+}
+
+fn set_schema(txn: &redb::WriteTransaction, schema: u32) {
+    txn.open_table(META).unwrap().insert("schema", &schema.to_le_bytes()[..]).unwrap();
+}
+
 #[test]
 fn a_file_of_a_later_version_is_refused() {
     let (_folder, path) = folder();
     drop(RedbStore::open(&path).unwrap());
-    let database = redb::Database::open(&path).unwrap();
-    let txn = database.begin_write().unwrap();
-    let meta: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
-    txn.open_table(meta).unwrap().insert("schema", &(SCHEMA + 1).to_le_bytes()[..]).unwrap();
-    txn.commit().unwrap();
-    drop(database);
+    edit(&path, |txn| set_schema(txn, SCHEMA + 1));
     refused(&path, StoreErrorKind::Misconfigured, "the file has schema 3, and this version knows 2");
 }
 
@@ -48,20 +57,15 @@ fn a_file_of_the_version_before_is_taken_over() {
     }
     block_on(store.update(&complete(0, "done"), now())).unwrap();
     drop(store);
-    let database = redb::Database::open(&path).unwrap();
-    let txn = database.begin_write().unwrap();
-    {
+    edit(&path, |txn| {
         let mut records = txn.open_table(SETTLED).unwrap();
         for running in txn.open_table(RUNNING).unwrap().iter().unwrap() {
             let (id, value) = running.unwrap();
             records.insert(id.value(), value.value()).unwrap();
         }
-        let meta: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
-        txn.open_table(meta).unwrap().insert("schema", &1_u32.to_le_bytes()[..]).unwrap();
-    }
-    txn.delete_table(RUNNING).unwrap();
-    txn.commit().unwrap();
-    drop(database);
+        txn.delete_table(RUNNING).unwrap();
+        set_schema(txn, 1);
+    });
 
     let store = RedbStore::open(&path).unwrap();
     assert!(matches!(block_on(store.insert(&rival(1), now())).unwrap(), Inserted::Exists(_)));
@@ -96,16 +100,12 @@ fn a_record_that_is_damaged_is_an_error_of_its_own() {
     block_on(store.insert(&claim(1), now())).unwrap();
     block_on(store.insert(&claim(2), now())).unwrap();
     drop(store);
-    let database = redb::Database::open(&path).unwrap();
-    let txn = database.begin_write().unwrap();
-    {
+    edit(&path, |txn| {
         let mut records = txn.open_table(RUNNING).unwrap();
         let mut value = records.get(id(1).as_bytes()).unwrap().unwrap().value().to_vec();
         *value.last_mut().unwrap() ^= 1;
         records.insert(id(1).as_bytes(), &value[..]).unwrap();
-    }
-    txn.commit().unwrap();
-    drop(database);
+    });
     let store = RedbStore::open(&path).unwrap();
     let replies = block_on(
         store.apply(&[1, 2].map(|number| StoreCommand::Update(complete(number, "done").into())), now()),
@@ -284,9 +284,16 @@ fn a_file_that_is_gone_or_another_one_is_not_taken_for_an_empty_store() {
         fs::rename(&path, folder.path().join("aside")).unwrap();
         if other {
             drop(RedbStore::open(&path).unwrap());
+            edit(&path, |txn| set_schema(txn, 1));
         }
         assert!(disk.reopen().is_err());
         assert_eq!(path.exists(), other, "nothing was made");
+        if other {
+            edit(&path, |txn| {
+                let meta = txn.open_table(META).unwrap();
+                assert_eq!(meta.get("schema").unwrap().unwrap().value(), 1_u32.to_le_bytes(), "nor changed");
+            });
+        }
         // Put back it is the store again.
         fs::rename(folder.path().join("aside"), &path).unwrap();
         disk.reopen().unwrap();
