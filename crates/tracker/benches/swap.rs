@@ -19,13 +19,14 @@ use idempotency_store_redb::RedbStore;
 use idempotency_tracker::{SwapPolicy, Tracked, Tracker};
 
 const CLAIMS: u64 = 1000;
+/// A median of so many, quick or not: of a single one a standstill of the disk would be the whole story.
+const RUNS: usize = 5;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let quick = std::env::args().any(|arg| arg == "--quick");
-    let runs = if quick { 1 } else { 5 };
     let mut ratios = Vec::new();
-    for _ in 0..runs {
+    for _ in 0..RUNS {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on this disk");
         let tracker = Tracker::builder(MemoryStore::new()).spawn().await.expect("a tracker");
         let mut permits = Vec::new();
