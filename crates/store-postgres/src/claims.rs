@@ -6,11 +6,12 @@ use deadpool_postgres::Object;
 use futures_util::FutureExt;
 use idempotency_core::{Claim, Inserted, RequestId, StoreError, StoreErrorKind};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
 
 use crate::{
     batch::in_halves,
-    error::{store_error, unsure},
+    error::{is_locked, store_error, unsure},
     pool::Connections,
     quiet::Quiet,
     rows::{self, fingerprint, micros},
@@ -52,10 +53,11 @@ impl Columns {
 /// What the statement says of an id; nothing if it is to be asked again.
 type Said = HashMap<RequestId, Inserted>;
 
-/// One statement for all these claims, of ids that differ.
+/// One statement for all these claims, of ids that differ: the careful one, or the hasty one.
 pub(crate) async fn claim_once<C: Sends>(
     client: &C,
     statements: &Statements,
+    statement: &str,
     claims: &[&Claim],
     now: OffsetDateTime,
 ) -> Result<Said, StoreError> {
@@ -105,7 +107,7 @@ pub(crate) async fn claim_once<C: Sends>(
     ];
     let rows = query(
         client,
-        &statements.claim,
+        statement,
         &types,
         &[
             &Quiet(columns.ids),
@@ -164,9 +166,15 @@ async fn claim_all(
                 if left.is_empty() {
                     break;
                 }
-                let is_first = said.is_empty();
-                let once = claim_once(&connection, &statements, &left, now).await;
-                said.extend(once.map_err(|error| if is_first { error } else { unsure(error) })?);
+                let in_haste = statements.haste.is_allowed(Instant::now());
+                let statement = if in_haste { &statements.claim_in_haste } else { &statements.claim };
+                match claim_once(&connection, &statements, statement, &left, now).await {
+                    Ok(once) => said.extend(once),
+                    Err(error) if in_haste && is_locked(&error) => {
+                        statements.haste.was_in_vain(Instant::now())
+                    }
+                    Err(error) => return Err(if said.is_empty() { error } else { unsure(error) }),
+                }
             }
             Ok(said)
         }

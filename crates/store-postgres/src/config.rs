@@ -126,7 +126,7 @@ impl PostgresConfig {
         self
     }
 
-    /// How many connections the calls of the tracker share: 8, for the four batches of claims and of results that it has under
+    /// How many connections the calls of the tracker share: 8, for the three batches of claims and of results that it has under
     /// way at most.
     #[must_use]
     pub fn connections(mut self, connections: usize) -> Self {

@@ -120,6 +120,11 @@ pub(crate) fn is_perhaps_of_one(error: &StoreError) -> bool {
     is_too_many || matches!(error.kind(), StoreErrorKind::Other | StoreErrorKind::Corrupt)
 }
 
+/// Somebody holds what the statement waited for.
+pub(crate) fn is_locked(error: &StoreError) -> bool {
+    of_driver(error).is_some_and(|error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+}
+
 /// Another transaction came between: the whole of this one is to be repeated.
 pub(crate) fn is_conflict(error: &Error) -> bool {
     matches!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED))

@@ -23,6 +23,7 @@ mod batch;
 mod claims;
 mod config;
 mod error;
+mod haste;
 mod outbox;
 mod pool;
 mod push;

@@ -1,11 +1,19 @@
 //! The statements, with the names of the tables in them.
 
-use crate::PostgresConfig;
+use crate::{
+    PostgresConfig,
+    haste::{self, Haste},
+};
 
 pub(crate) struct Statements {
     pub(crate) claim: String,
+    /// The same in haste: it waits for others' locks for a moment, and fails with all that is in it where that is too short.
+    pub(crate) claim_in_haste: String,
     pub(crate) take_over: String,
     pub(crate) update: String,
+    /// What most updates are, in haste.
+    pub(crate) settle_in_haste: String,
+    pub(crate) haste: Haste,
     pub(crate) delete: String,
     pub(crate) lookup: String,
     pub(crate) are_there: String,
@@ -38,10 +46,16 @@ impl Statements {
         };
         let (lock_space, schema_lock) = (hash(&names.records), hash(schema));
         let named = |statement: &str| names.put_into(statement);
+        let claim = |is_free, waits| {
+            named(include_str!("sql/claim.sql")).replace("{is_free}", is_free).replace("{waits}", waits)
+        };
         Self {
-            claim: named(include_str!("sql/claim.sql")),
+            claim: claim("pg_try_advisory_xact_lock_shared(lock)", ""),
+            claim_in_haste: claim("true", haste::FOR_A_MOMENT),
             take_over: named(include_str!("sql/take_over.sql")),
             update: named(include_str!("sql/update.sql")),
+            settle_in_haste: named(include_str!("sql/settle.sql")).replace("{waits}", haste::FOR_A_MOMENT),
+            haste: Haste::default(),
             delete: named(include_str!("sql/delete.sql")),
             lookup: named(include_str!("sql/lookup.sql")),
             are_there: named("SELECT id FROM {records} WHERE id = ANY($1::bytea[])"),

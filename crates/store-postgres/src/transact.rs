@@ -239,10 +239,9 @@ impl Inner {
     async fn claim_locked<C: Sends>(&self, transaction: &C, claim: &Claim) -> Result<Inserted, StoreError> {
         // A record may expire, or be released, between two looks at it.
         for _ in 0..TRIES {
-            if let Some(said) = claim_once(transaction, &self.statements, &[claim], self.callers.now())
-                .await?
-                .remove(&claim.id)
-            {
+            let (statements, now) = (&self.statements, self.callers.now());
+            let mut said = claim_once(transaction, statements, &statements.claim, &[claim], now).await?;
+            if let Some(said) = said.remove(&claim.id) {
                 return Ok(said);
             }
         }

@@ -1,4 +1,4 @@
-//! What moves records on, many in one statement, and waits for no row that is locked.
+//! What moves records on, many in one statement, and waits for no row that is locked for longer than a moment.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use tokio_postgres::{
 
 use crate::{
     batch::in_halves,
-    error::{corrupt, store_error, unsure},
+    error::{corrupt, is_locked, store_error, unsure},
     pool::Connections,
     quiet::Quiet,
     rows::{self, PROCESSING, micros, name_of},
@@ -25,25 +25,48 @@ use crate::{
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_millis(80);
 
+/// What statements say of ids.
+type Said = HashMap<RequestId, Updated>;
+
 /// A statement for all that these updates change, of ids that differ, and one for all that they delete. What is missing in
 /// the answer is locked, or not there.
 pub(crate) async fn update_once<C: Sends>(
     client: &C,
     statements: &Statements,
     updates: &[&Update],
-) -> Result<HashMap<RequestId, Updated>, StoreError> {
-    let deletes = |update: &&&Update| matches!(update.change, Change::Release | Change::Forget);
+) -> Result<Said, StoreError> {
     let (deleted, changed): (Vec<&Update>, Vec<&Update>) = updates.iter().partition(|update| deletes(update));
     let mut rows = Vec::with_capacity(updates.len());
     if !changed.is_empty() {
-        rows.extend(change(client, statements, &changed).await?);
+        rows.extend(change(client, statements, &statements.update, &changed).await?);
     }
     if !deleted.is_empty() {
         let is_first = changed.is_empty();
         let deleted = delete(client, statements, &deleted).await;
         rows.extend(deleted.map_err(|error| if is_first { error } else { unsure(error) })?);
     }
-    let mut said = HashMap::with_capacity(updates.len());
+    said_of(&rows)
+}
+
+/// The same in haste, for those that change a claim that runs. What is missing in the answer is everything else.
+async fn settle_in_haste<C: Sends>(
+    client: &C,
+    statements: &Statements,
+    updates: &[&Update],
+) -> Result<Said, StoreError> {
+    let changed: Vec<&Update> = updates.iter().copied().filter(|update| !deletes(update)).collect();
+    if changed.is_empty() {
+        return Ok(Said::new());
+    }
+    said_of(&change(client, statements, &statements.settle_in_haste, &changed).await?)
+}
+
+fn deletes(update: &Update) -> bool {
+    matches!(update.change, Change::Release | Change::Forget)
+}
+
+fn said_of(rows: &[Row]) -> Result<Said, StoreError> {
+    let mut said = Said::with_capacity(rows.len());
     for row in rows {
         let answer = match row.try_get(1).map_err(store_error)? {
             "applied" => Updated::Applied,
@@ -52,7 +75,7 @@ pub(crate) async fn update_once<C: Sends>(
             "not_found" => Updated::NotFound,
             _ => return Err(corrupt("the statement said something else than it says")),
         };
-        said.insert(rows::id(&row)?, answer);
+        said.insert(rows::id(row)?, answer);
     }
     Ok(said)
 }
@@ -73,6 +96,7 @@ async fn delete<C: Sends>(
 async fn change<C: Sends>(
     client: &C,
     statements: &Statements,
+    statement: &str,
     updates: &[&Update],
 ) -> Result<Vec<Row>, StoreError> {
     let (mut ids, mut owners, mut changes) = (Vec::new(), Vec::new(), Vec::new());
@@ -119,7 +143,7 @@ async fn change<C: Sends>(
         &Quiet(bodies),
         &statements.channel,
     ];
-    query(client, &statements.update, &types, &params).await
+    query(client, statement, &types, &params).await
 }
 
 /// Updates of ids that differ. Those whose rows are locked are repeated alone, so that they hold nobody else up.
@@ -148,8 +172,22 @@ async fn update_all(
         let (updates, statements) = (updates.clone(), statements.clone());
         async move {
             let all: Vec<&Update> = updates.iter().collect();
-            let mut said = update_once(&connection, &statements, &all).await?;
-            let missing = all.iter().filter(|update| !said.contains_key(&update.id));
+            let mut said = Said::new();
+            if statements.haste.is_allowed(Instant::now()) {
+                match settle_in_haste(&connection, &statements, &all).await {
+                    Ok(settled) => said = settled,
+                    Err(error) if is_locked(&error) => statements.haste.was_in_vain(Instant::now()),
+                    Err(error) => return Err(error),
+                }
+            }
+            let left: Vec<&Update> =
+                all.iter().copied().filter(|update| !said.contains_key(&update.id)).collect();
+            if !left.is_empty() {
+                let is_first = said.is_empty();
+                let once = update_once(&connection, &statements, &left).await;
+                said.extend(once.map_err(|error| if is_first { error } else { unsure(error) })?);
+            }
+            let missing = left.iter().filter(|update| !said.contains_key(&update.id));
             let missing: Vec<RequestId> = missing.map(|update| update.id).collect();
             if !missing.is_empty() {
                 let locked = are_there(&connection, &statements, &missing).await.map_err(unsure)?;

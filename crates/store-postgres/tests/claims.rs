@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use idempotency_core::{Change, Inserted, Owner, Store, Updated};
 use idempotency_store_postgres::{PostgresConfig, PostgresStore};
 
-use idempotency_store_testkit::servers::until;
+use idempotency_store_testkit::servers::{Postgres, until};
 
 use crate::support::*;
 
@@ -126,8 +126,10 @@ async fn live_claims_deleted(how: Prune) -> usize {
         match how {
             Prune::OfTheStore => drop(store.prune(now(), 500).await.unwrap()),
             Prune::ByAListOfIds => {
-                let list =
-                    format!("SELECT encode(id, 'hex') FROM {records} WHERE expires_at <= now() LIMIT 500");
+                // In any order: in that of the claims it would run ahead of them.
+                let list = format!(
+                    "SELECT encode(id, 'hex') FROM {records} WHERE expires_at <= now() ORDER BY random() LIMIT 500"
+                );
                 let ids = sql(&list).await;
                 let ids: Vec<String> = ids.lines().map(|id| format!("'\\x{id}'")).collect();
                 if !ids.is_empty() {
@@ -184,6 +186,68 @@ fn a_row_that_is_locked_holds_up_no_other_and_is_updated_once_it_is_free() {
             .unwrap();
         let error = store.update(&update(1, Change::Forget), now()).await.unwrap_err();
         assert!(error.is_retryable(), "{error:?}");
+    });
+}
+
+/// One who meets an open transaction waits for a moment, and in the next seconds nobody does.
+#[test]
+fn an_open_transaction_holds_up_a_batch_once_and_nobody_after_it() {
+    run(async {
+        let server = Postgres::start(&[]);
+        let store = set_up(PostgresConfig::new(server.url())).await.unwrap();
+        let log = || std::fs::read_to_string(server.data().parent().unwrap().join("log")).unwrap();
+        let held_up = || log().matches("due to lock timeout").count();
+        let mut other = direct_to(&server).await;
+        let open = other.transaction().await.unwrap();
+        assert_eq!(store.claim_in(&open, &claim(1)).await.unwrap(), Inserted::Claimed);
+
+        let rivals: Vec<_> =
+            (0..3).map(|number| idempotency_core::StoreCommand::Insert(rival(number).into())).collect();
+        for others in [Inserted::Claimed, Inserted::Claimed] {
+            let answers = store.apply(&rivals, now()).await.into_iter();
+            let answers: Vec<_> = answers.map(|answer| answer.unwrap().inserted().unwrap()).collect();
+            assert_eq!(answers, [others.clone(), Inserted::Busy, others]);
+            assert_eq!(held_up(), 1, "those who come later do not wait");
+        }
+        open.commit().await.unwrap();
+        assert!(matches!(store.insert(&rival(1), now()).await.unwrap(), Inserted::Exists(_)));
+        assert_eq!(held_up(), 1);
+    });
+}
+
+/// What is decided counts for the record as it is when it is written, not as it was when somebody looked.
+#[test]
+fn i1_a_result_that_waits_for_a_takeover_is_fenced() {
+    run(async {
+        let mut waited = 0;
+        let (mut other, looks) = (direct().await, direct().await);
+        // Each round has a store that has met no open transaction so far.
+        for round in 0..20 {
+            let store = set_up(PostgresConfig::new(SERVER.url()).table("overtaken")).await.unwrap();
+            store.insert(&claim(round), now()).await.unwrap();
+            let (number, thief) = (id(round), owner(1_000));
+            let takeover = other.transaction().await.unwrap();
+            takeover
+                .execute(
+                    "UPDATE idempotency.overtaken SET owner = $2 WHERE id = $1",
+                    &[&&number.as_bytes()[..], &&thief.as_bytes()[..]],
+                )
+                .await
+                .unwrap();
+            let putting = {
+                let store = store.clone();
+                tokio::spawn(async move { store.update(&complete(round, "done"), now()).await })
+            };
+            let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%idempotency.overtaken%'";
+            let waits = async || !looks.query(waits, &[]).await.unwrap().is_empty();
+            while !waits().await && !putting.is_finished() {}
+            waited += usize::from(waits().await);
+            takeover.commit().await.unwrap();
+            assert_eq!(putting.await.unwrap().unwrap(), Updated::Fenced);
+            let record = store.lookup(&id(round), now()).await.unwrap().unwrap();
+            assert_eq!((record.owner, record.state.is_settled()), (thief, false));
+        }
+        assert!(waited > 0, "none of the results waited");
     });
 }
 

@@ -13,3 +13,18 @@ fn opened(name: String) -> PostgresStore {
 }
 
 conformance!(OnRealTime::new(async |name: String| opened(name)));
+
+/// After an open transaction came in the way, when statements wait for nobody.
+mod careful {
+    use super::*;
+
+    async fn opened(name: String) -> PostgresStore {
+        let config = PostgresConfig::new(SERVER.url()).schema("careful").table(name);
+        let store = PostgresStore::open(config.call_limit(Duration::from_secs(10))).unwrap();
+        store.migrate().await.unwrap();
+        held_up(&store, &mut direct().await, 1 << 60).await;
+        store
+    }
+
+    conformance!(OnRealTime::new(async |name: String| opened(name).await));
+}

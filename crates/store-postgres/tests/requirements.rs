@@ -236,17 +236,25 @@ fn of_a_batch_only_the_guilty_one_fails_and_too_many_at_once_are_done_in_parts()
         let store =
             set_up(PostgresConfig::new(postgres.url()).call_limit(Duration::from_secs(20))).await.unwrap();
         postgres.sql("ALTER TABLE idempotency.records ADD CHECK (meta <> 'poison')");
-        let mut claims: Vec<_> = (0..3_000).map(claim).collect();
-        claims[77].meta = idempotency_core::Meta::new(&b"poison"[..]).unwrap();
-        let batch: Vec<_> =
-            claims.into_iter().map(|claim| idempotency_core::StoreCommand::Insert(claim.into())).collect();
-        let answers = store.apply(&batch, now()).await;
-        let failed: Vec<_> =
-            answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).map(|(at, _)| at).collect();
-        assert_eq!(failed, [77]);
-        assert_eq!(postgres.sql("SELECT count(*) FROM idempotency.records"), "2999");
-        let log = std::fs::read_to_string(postgres.data().parent().unwrap().join("log")).unwrap();
-        assert!(log.contains("out of shared memory"), "there were too many");
+        let log = || std::fs::read_to_string(postgres.data().parent().unwrap().join("log")).unwrap();
+        let failed = async |from: u64| {
+            let mut claims: Vec<_> = (from..from + 3_000).map(claim).collect();
+            claims[77].meta = idempotency_core::Meta::new(&b"poison"[..]).unwrap();
+            let batch: Vec<_> = claims
+                .into_iter()
+                .map(|claim| idempotency_core::StoreCommand::Insert(claim.into()))
+                .collect();
+            let answers = store.apply(&batch, now()).await;
+            let failed = answers.iter().enumerate().filter(|(_, answer)| answer.is_err());
+            failed.map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        assert_eq!(failed(0).await, [77]);
+        assert!(!log().contains("out of shared memory"), "in haste none has a lock of its own");
+        // Once a transaction was in the way each takes a place among the locks.
+        held_up(&store, &mut direct_to(&postgres).await, 9_000).await;
+        assert_eq!(failed(4_000).await, [77]);
+        assert_eq!(postgres.sql("SELECT count(*) FROM idempotency.records"), "5998");
+        assert!(log().contains("out of shared memory"), "there were too many");
     });
 }
 

@@ -1,6 +1,6 @@
 use std::{future::Future, sync::LazyLock};
 
-use idempotency_core::StoreError;
+use idempotency_core::{Inserted, Store, StoreError};
 use idempotency_store_postgres::{PostgresConfig, PostgresStore};
 pub(crate) use idempotency_store_testkit::samples::{HOUR, claim, complete, id, now, owner, rival, update};
 use idempotency_store_testkit::{samples, servers::Postgres};
@@ -26,9 +26,21 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 
 /// A connection past the store.
 pub(crate) async fn direct() -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(&SERVER.url(), tokio_postgres::NoTls).await.unwrap();
+    direct_to(&SERVER).await
+}
+
+pub(crate) async fn direct_to(server: &Postgres) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(&server.url(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client
+}
+
+/// The store meets an open transaction of this client, which is gone when this returns.
+pub(crate) async fn held_up(store: &PostgresStore, other: &mut tokio_postgres::Client, number: u64) {
+    let open = other.transaction().await.unwrap();
+    assert_eq!(store.claim_in(&open, &claim(number)).await.unwrap(), Inserted::Claimed);
+    assert_eq!(store.insert(&rival(number), now()).await.unwrap(), Inserted::Busy);
+    open.rollback().await.unwrap();
 }
 
 /// What a statement answers, on a connection that stays: a line a row, of its first column.

@@ -1,6 +1,6 @@
 -- Claims free ids, renews one's own claims and reads what stands in the way, each as it was when the statement began. An id
 -- that is in no row of the answer was taken at this very moment: the statement is to be sent again.
-WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now),
+WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now {waits}),
 seen AS MATERIALIZED (
     SELECT c.*, t.now, r.owner, r.state, r.claimed_at, r.lease_until, r.expires_at, r.fingerprint, r.digest, r.meta, r.body,
         r.id IS NOT NULL AND r.expires_at > t.now AND NOT (r.owner = c.me AND r.state = 'processing') AS stands
@@ -11,7 +11,7 @@ seen AS MATERIALIZED (
 ),
 -- Whoever works in an open transaction on an id holds its lock alone.
 free AS MATERIALIZED (
-    SELECT *, pg_try_advisory_xact_lock_shared(lock) AS is_free FROM seen WHERE NOT stands
+    SELECT *, {is_free} AS is_free FROM seen WHERE NOT stands
 ),
 claimed AS (
     INSERT INTO {records} AS r (id, owner, state, claimed_at, lease_until, expires_at, fingerprint, meta)
