@@ -1,5 +1,6 @@
 -- Renews, completes or halts claims that run, each where the owner says so. It waits for rows that others have locked, but only
--- for a moment. An id that is in no row of the answer is another case, which `update.sql` tells.
+-- for a moment. An id that is in no row of the answer is another case, which `update.sql` tells. What is settled stays `wanted`: only
+-- of claims that run is it asked, and a word too many wakes nobody for long.
 WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now {waits}),
 u AS MATERIALIZED (
     SELECT u.*, t.now
